@@ -1,0 +1,1 @@
+"""Speed and faults, measured against peers in one run."""

@@ -1,0 +1,1 @@
+"""The editor side: the `diffcoder` command and the language server. Never imports torch."""

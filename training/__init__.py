@@ -1,0 +1,1 @@
+"""Makes the models that the engine serves: corpus, noise, objective, trainer."""
