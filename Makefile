@@ -1,0 +1,65 @@
+# The same few commands for a newcomer, a contributor and CI. Plain `make` lists them.
+# Everything is installed into $(VENV) with your own pip settings; nothing outside it and the model cache changes.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench faults lock clean model
+.DELETE_ON_ERROR:
+
+help: ## List these commands
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+
+# torch goes first and alone: asked for by this exact version, pip takes a CPU build where the user's
+# settings offer one; as somebody's dependency it would take the newest CUDA build, gigabytes larger.
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing diffcoder into $(VENV)"
+	@$(INSTALL) "$$(grep -x 'torch==.*' constraints.txt)"
+	@$(INSTALL) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	@echo "installing the tools for development"
+	@$(INSTALL) -e '.[dev,train,eval]'
+	@touch $@
+
+$(VENV)/.installed-bench: $(VENV)/.installed
+	@echo "installing the peers to measure against"
+	@$(INSTALL) -e '.[bench]'
+	@touch $@
+
+model: $(VENV)/.installed
+	@$(BIN)/diffcoder model pull default
+
+setup: $(VENV)/.installed-dev model ## Install everything into .venv and download the default model (491 MB)
+
+demo: $(VENV)/.installed model ## Fill a gap in a real file and edit another, from nothing to done
+	@$(BIN)/diffcoder demo
+
+test: setup ## Run every test, with the real default model
+	@$(BIN)/pytest --durations=10
+
+lint: $(VENV)/.installed-dev ## Check style, format and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+bench: $(VENV)/.installed-bench model ## Measure speed and memory against llama.cpp and transformers
+	@$(BIN)/python -P -m benchmarks.bench
+
+faults: $(VENV)/.installed-dev model ## Break things on purpose: kills, cancels, corrupt models, torn downloads
+	@$(BIN)/python -P -m benchmarks.faults
+
+lock: $(VENV)/.installed-dev $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
+	@{ sed -n '/^#/p' constraints.txt; $(PIP) list --format=freeze --exclude-editable \
+	  | sed 's/+[a-z0-9]*$$//' | grep -vE '^(pip|setuptools)==' | LC_ALL=C sort -f; } > constraints.new
+	@mv constraints.new constraints.txt
+
+clean: ## Remove the environment and what tools left behind; models stay in your cache
+	@rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
