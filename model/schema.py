@@ -178,6 +178,21 @@ class Health(msgspec.Struct, frozen=True, kw_only=True):
     ms_per_forward: dict[str, float] = {}
 
 
+class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
+    """Where an engine listens, as it writes it for its clients into a file that only its user can read.
+
+    `address` is "unix:PATH" or "http://127.0.0.1:PORT" with the bearer `token` it wants. `problem` is why an
+    engine that was starting could not. Readers ignore unknown fields: it may be another version's file.
+    """
+
+    pid: int
+    model: str
+    protocol: int
+    address: str
+    token: str | None = None
+    problem: Problem | None = None
+
+
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """Every failure: a stable `code` for programs and one sentence that says what to do."""
 
