@@ -15,6 +15,7 @@ from dataclasses import dataclass
 
 from rapidfuzz.distance import Indel
 
+from diffcoder_lsp.gaps import line_range
 from diffcoder_lsp.lines import content, line_end, newline_near, split_lines
 
 _MOST_CELLS = 1_000_000_000
@@ -93,6 +94,16 @@ def keep_line_ends(old: str, new: str, newline: str | None = None) -> str:
         current = end or current
         result.append(content(line) + (current if line_end(line) else ""))
     return "".join(result)
+
+
+def replace_lines(old: str, start: int, end: int, replacement: str) -> str:
+    """`old` with lines `start`..`end` (1-based, inclusive) rewritten as `replacement`, in the line ends that
+    `old` has there. Nothing outside these lines changes, and the last of them ends as it did."""
+    a, b = line_range(old, start, end)
+    selected = old[a:b]
+    if selected and replacement:
+        replacement = content(replacement) + ("\n" if line_end(selected) else "")
+    return old[:a] + keep_line_ends(selected, replacement, newline_near(old[:a], old[a:])) + old[b:]
 
 
 def unified_diff(old: str, new: str, name: str, *, context: int = 3) -> str:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from model.schema import DiffcoderError
 
-MAX_BYTES = 4 * 1024 * 1024
-"""Larger files are generated or data: refused, 4 MiB."""
+MAX_BYTES = 4_000_000
+"""Larger files are generated or data: refused, as the engine does."""
 
 _DECLARED = re.compile(rb"coding[:=][ \t]*([-\w.]+)")
 """PEP 263, and what Emacs and Vim write in other languages."""
@@ -57,7 +57,7 @@ def read_file(path: str | os.PathLike[str]) -> SourceFile:
     if len(data) > MAX_BYTES:
         raise DiffcoderError(
             "file_too_large",
-            f"{path} has {size / 2**20:.1f} MB and diffcoder reads files of up to {MAX_BYTES // 2**20} MB: "
+            f"{path} has {size / 1e6:.1f} MB and diffcoder reads files of up to {MAX_BYTES / 1e6:.0f} MB: "
             "split it or name a smaller one.",
         )
     encoding = _encoding_of(path, data)

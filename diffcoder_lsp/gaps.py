@@ -8,12 +8,11 @@ editor. Knows nothing of files, of the protocol's UTF-16 columns or of the engin
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import PurePath
 
 from diffcoder_lsp.lines import content, newline_near, split_lines, with_line_ends
-from model.schema import DiffcoderError
+from model.schema import DiffcoderError, FillRequest, Limits
 
 MARKER = "‹?›"
 """Written into a text, it says "fill this in"."""
@@ -90,6 +89,17 @@ class Gap:
     newline: str
     language: str | None
 
+    def request(self, limits: Limits, path: str | None = None, model: str | None = None) -> FillRequest:
+        """What to ask the engine: models write `\\n`, so they read nothing else either."""
+        return FillRequest(
+            prefix=with_line_ends(self.prefix, "\n"),
+            suffix=with_line_ends(self.suffix, "\n"),
+            language=self.language,
+            path=path,
+            limits=limits,
+            model=model,
+        )
+
     def filled(self, text: str) -> str:
         """The whole text once `text` (with any line ends) stands in the gap."""
         return self.prefix + with_line_ends(text, self.newline) + self.suffix
@@ -120,17 +130,18 @@ def gap_at(text: str, line: int, column: int, language: str | None = None) -> Ga
     return gap_between(text, offset, offset, language)
 
 
-def gaps_at_markers(text: str, language: str | None = None) -> Iterator[Gap]:
-    """One gap for each `MARKER` in `text`, in order; in its prefix and suffix the other markers are gone.
+def pieces_at_markers(text: str) -> list[str]:
+    """The pieces of `text` around its `MARKER`s, one more than there are gaps.
 
-    A gap is the place alone: whoever fills several puts each answer in before asking for the next.
+    Whoever fills them goes from left to right: each gap lies between all that is done and all that is left.
     """
     pieces = text.split(MARKER)
-    whole = "".join(pieces)
-    offset = 0
-    for piece in pieces[:-1]:
-        offset += len(piece)
-        yield gap_between(whole, offset, offset, language)
+    if len(pieces) == 1:
+        raise DiffcoderError(
+            "no_gap",
+            f"The text has no gap: name a position as FILE:LINE:COL, or write {MARKER} into the file.",
+        )
+    return pieces
 
 
 def offset_of(text: str, line: int, column: int) -> int:

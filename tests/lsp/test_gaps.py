@@ -8,14 +8,14 @@ from diffcoder_lsp.gaps import (
     MARKER,
     gap_at,
     gap_between,
-    gaps_at_markers,
     language_of,
     line_range,
     offset_of,
+    pieces_at_markers,
     position_of,
 )
 from diffcoder_lsp.lines import split_lines
-from model.schema import DiffcoderError
+from model.schema import DiffcoderError, Limits
 
 texts = st.text(alphabet="ab_1 \t\r\n\fé😀", max_size=40)
 
@@ -102,13 +102,20 @@ def test_a_range_becomes_a_gap_that_replaces_it():
     assert (gap.prefix, gap.suffix, gap.indent, gap.language) == ("def f():\n    ", "\n", "    ", "python")
 
 
-def test_markers_become_gaps_without_the_markers():
-    text = f"def f(x):\n    {MARKER}\n\nprint(f({MARKER}))\n"
-    first, second = gaps_at_markers(text)
-    assert first.prefix + first.suffix == second.prefix + second.suffix == text.replace(MARKER, "")
-    assert first.indent == "    "
-    assert second.prefix.endswith("print(f(")
-    assert list(gaps_at_markers("nothing here")) == []
+def test_markers_cut_a_text_into_pieces():
+    assert pieces_at_markers(f"def f(x):\n    {MARKER}\nprint({MARKER})") == [
+        "def f(x):\n    ",
+        "\nprint(",
+        ")",
+    ]
+    with pytest.raises(DiffcoderError, match="FILE:LINE:COL"):
+        pieces_at_markers("nothing here")
+
+
+def test_the_engine_reads_newlines_only():
+    request = gap_at("a\r\nb\rc\n", 2, 1, "python").request(Limits(max_tokens=4), path="x.py")
+    assert (request.prefix, request.suffix) == ("a\n", "b\nc\n")
+    assert (request.language, request.path, request.limits.max_tokens) == ("python", "x.py", 4)
 
 
 @given(texts, st.data())

@@ -1,0 +1,275 @@
+"""What the commands print for people: code with a filling marked, denoising as it happens, coloured diffs.
+
+On a terminal through rich, in the sixteen colours that every theme defines (light or dark) and with
+NO_COLOR honoured; elsewhere as plain text. Text from files and models never reaches a terminal with its
+control characters. Knows nothing of files, requests or engines; rich is imported only where it is used.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import TYPE_CHECKING, Literal
+
+from diffcoder_lsp.lines import content, split_lines
+from model.schema import Draft, EditResponse, FillResponse, Health
+
+if TYPE_CHECKING:
+    from rich.console import Console, RenderableType
+    from rich.status import Status
+    from rich.text import Text
+
+Kind = Literal["old", "new", "open", "mask"]
+Piece = tuple[Kind, str]
+"""Text and what it is: there before, filled in, revealed in the block that is in work, still masked."""
+
+CONTEXT = 6
+"""Lines shown above and below a filling."""
+
+_STYLES: dict[Kind, str] = {"old": "", "new": "bold green", "open": "green", "mask": "dim"}
+_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
+_PICTURES |= dict.fromkeys(range(128, 160), 65533)
+# Characters that reorder what stands around them could make code read otherwise than it is.
+_PICTURES |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), 65533)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of code to show: its 1-based number, its pieces, and whether the filling touches it."""
+
+    number: int
+    pieces: tuple[Piece, ...]
+    touched: bool
+
+
+@dataclass(frozen=True)
+class Excerpt:
+    """The code around a gap: `above` begins at line `number` and ends at the gap, `below` begins there."""
+
+    number: int
+    above: str
+    below: str
+
+    @classmethod
+    def around(cls, before: str, after: str, context: int = CONTEXT) -> Excerpt:
+        """The gap's line and `context` lines on each side, from a whole text."""
+        above, below = split_lines(before), split_lines(after)
+        if not above or content(above[-1]) != above[-1]:
+            above.append("")
+        kept = below[: context + 1]
+        if kept:
+            kept[-1] = content(kept[-1])
+        return cls(max(1, len(above) - context), "".join(above[-context - 1 :]), "".join(kept))
+
+    def rows(self, filling: Sequence[Piece]) -> list[Row]:
+        """The lines with `filling` in the gap."""
+        result: list[Row] = []
+        line: list[Piece] = []
+        for kind, text in [("old", self.above), *filling, ("old", self.below)]:
+            for part in split_lines(text):
+                line.append((kind, content(part)))
+                if content(part) != part:
+                    result.append(self._row(len(result), line))
+                    line = []
+        return [*result, self._row(len(result), line)]
+
+    def _row(self, index: int, line: list[Piece]) -> Row:
+        return Row(self.number + index, tuple(line), any(kind != "old" for kind, _ in line))
+
+
+def shown(text: str) -> str:
+    """One line as it is safe and even to show: tabs as four blanks, control characters as pictures."""
+    return text.replace("\t", "    ").translate(_PICTURES)
+
+
+def pieces_of(draft: Draft) -> list[Piece]:
+    """A draft as pieces; a masked token is drawn three places wide, about what a token of code has."""
+    block: list[Piece] = [("mask", "▒▒▒") if token is None else ("open", token) for token in draft.block]
+    return [("new", draft.text), *block]
+
+
+def status(response: FillResponse | EditResponse) -> str:
+    """What an answer cost, on one line of at most 80 columns."""
+    usage = response.usage
+    rate = usage.tokens / usage.forwards if usage.forwards else 0.0
+    return " · ".join(
+        [
+            _count(usage.tokens, "token"),
+            _count(usage.forwards, "forward"),
+            f"{rate:.1f} a forward",
+            f"{usage.ms:,.0f} ms",
+            f"{response.confidence:.0%} sure",
+            response.stop_reason.replace("_", " "),
+        ]
+    )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return (
+        f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds} s" if minutes else f"{seconds} s"
+    )
+
+
+class Screen:
+    """Where people read: a terminal through rich, or a plain stream."""
+
+    def __init__(self) -> None:
+        for stream in (sys.stdout, sys.stderr):
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
+        self.is_terminal = sys.stdout.isatty()
+        self._waiting_for = "reading"
+        self._status: Status | None = None
+        self.unicode = (sys.stdout.encoding or "").lower().replace("-", "").startswith("utf")
+
+    def progress(self, what: str, seconds: float) -> None:
+        """Hear what a starting engine is doing: a live picture says so until the first draft."""
+        self._waiting_for = what
+        if self._status is not None:
+            self._status.update(f"{what} · {seconds:.1f} s")
+
+    def _is_lively(self) -> bool:
+        """Whether a picture can be drawn over the one before."""
+        return self.is_terminal and not self.console.is_dumb_terminal
+
+    @cached_property
+    def console(self) -> Console:
+        from rich.console import Console
+
+        return Console(highlight=False, markup=False, emoji=False)
+
+    def filling(self, title: str, excerpt: Excerpt, text: str) -> None:
+        """Code with `text` filled in: coloured on a terminal, in brackets elsewhere."""
+        if self.is_terminal:
+            self.console.print(_code(title, excerpt.rows([("new", text)])))
+            return
+        opening, closing, edge = ("‹", "›", "│") if self.unicode else ("<<", ">>", "|")
+        rows = excerpt.rows([("new", f"{opening}{text}{closing}")])
+        width = len(str(rows[-1].number))
+        print(title)
+        for row in rows:
+            code = "".join(part for _, part in row.pieces)
+            print(f"{'>' if row.touched else ' '} {row.number:{width}} {edge} {code}".rstrip())
+
+    def note(self, text: str) -> None:
+        """A line about what was done."""
+        if self.is_terminal:
+            self.console.print(text, style="dim")
+        else:
+            print(text)
+
+    def diff(self, unified: str) -> None:
+        """A unified diff: coloured on a terminal, exact elsewhere."""
+        if self.is_terminal:
+            self.console.print(_diff(unified), end="")
+        else:
+            print(unified, end="")
+
+    def engines(self, engines: Sequence[Health]) -> None:
+        """One line an engine, or that there is none."""
+        if not engines:
+            self.note("no engine is running; the next fill or edit starts one")
+        for engine in engines:
+            forward = engine.ms_per_forward.get("1")
+            print(
+                " · ".join(
+                    [
+                        f"{engine.model} is {engine.state}",
+                        f"process {engine.pid}",
+                        f"up {_duration(engine.uptime_s)}",
+                        f"{engine.rss_bytes / 1e9:.2f} GB",
+                        f"{engine.running} running, {engine.waiting} waiting",
+                        *([f"{forward:.0f} ms a token"] if forward else []),
+                    ]
+                )
+            )
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """While the body runs, say on a terminal what `progress` was told."""
+        if not self._is_lively():
+            yield
+            return
+        with self.console.status("starting", spinner_style="dim") as self._status:
+            yield
+
+    @contextmanager
+    def denoising(self, title: str, excerpt: Excerpt) -> Iterator[Callable[[Draft], None] | None]:
+        """While the body runs, show the drafts given to the yielded function; None where nobody looks."""
+        if not self._is_lively():
+            yield None
+            return
+        from rich.live import Live
+
+        view = _Denoising(title, excerpt, lambda: self._waiting_for)
+        with Live(view, console=self.console, refresh_per_second=10, transient=True):
+            yield view.take
+
+
+@dataclass
+class _Denoising:
+    """A live picture of a filling at work; rich draws it ten times a second from the latest draft."""
+
+    title: str
+    excerpt: Excerpt
+    waiting_for: Callable[[], str]
+    draft: Draft | None = None
+    started: float = field(default_factory=time.perf_counter)
+
+    def take(self, draft: Draft) -> None:
+        self.draft = draft
+
+    def __rich_console__(self, console: Console, options: object) -> Iterator[RenderableType]:
+        from rich.spinner import SPINNERS
+        from rich.text import Text
+
+        seconds = time.perf_counter() - self.started
+        draft = self.draft
+        rows = self.excerpt.rows(pieces_of(draft) if draft else [("mask", "▒▒▒")])
+        # The title, the line below and the prompt stay on the screen; a long filling shows its end.
+        room = max(3, console.height - 4)
+        last = max((index for index, row in enumerate(rows) if row.touched), default=0)
+        start = max(0, min(last + 3, len(rows)) - room)
+        yield _code(self.title, rows[start : start + room], crop=True)
+        frames = str(SPINNERS["dots"]["frames"])
+        doing = _count(draft.forwards, "forward") if draft else self.waiting_for()
+        yield Text(f"{frames[int(seconds * 10) % len(frames)]} {doing} · {seconds:.1f} s", style="dim")
+
+
+def _code(title: str, rows: Sequence[Row], crop: bool = False) -> RenderableType:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    grid = Table.grid(padding=(0, 1, 0, 0))
+    grid.add_column(justify="right", no_wrap=True)
+    grid.add_column(no_wrap=True)
+    grid.add_column(no_wrap=crop, overflow="ellipsis" if crop else "fold")
+    for row in rows:
+        code = Text()
+        for kind, text in row.pieces:
+            code.append(shown(text), style=_STYLES[kind])
+        edge = Text("┃", style="green") if row.touched else Text("│", style="dim")
+        grid.add_row(Text(str(row.number), style="" if row.touched else "dim"), edge, code)
+    return Group(Text(title, style="bold"), grid)
+
+
+def _diff(unified: str) -> Text:
+    from rich.text import Text
+
+    result = Text()
+    header = True
+    for line in unified.split("\n")[:-1]:
+        header = header and not line.startswith("@@")
+        style = "bold" if header else {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}.get(line[:1], "")
+        result.append(shown(line.removesuffix("\r")) + "\n", style=style)
+    return result
