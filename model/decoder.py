@@ -1,0 +1,225 @@
+"""One lean decoder for the Llama, Qwen2 and Qwen3 shapes: RMSNorm, RoPE, grouped-query attention, SwiGLU.
+
+Takes embeddings, positions and something that attends; returns hidden states. It knows nothing of tokens' meaning,
+of sampling, of where weights come from, nor of how its linear layers hold their numbers (`quantise.py`).
+
+Every product here is *batch invariant* on the CPU: a row's result does not depend on how many rows are computed with
+it. That is what lets a verified draft equal plain autoregressive decoding to the last bit, and a cached prefix equal
+a recomputed one. Int8 linears are invariant by construction (rows are scaled one by one, sums are exact integers);
+attention is written as plain matrix products because fused attention kernels are not (tests/model/test_decoder.py).
+
+Shape suffixes: N rows (tokens) of this forward, T rows visible (cache and N), D width, H query heads, K key/value
+heads, G = H / K, E head width, R adapter rank, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+Linear = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Config:
+    """Shape of a decoder. `context` is the longest sequence its positions were trained for, in tokens."""
+
+    layers: int
+    width: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp_width: int
+    vocab: int
+    rope_theta: float
+    norm_eps: float
+    qkv_bias: bool
+    qk_norm: bool
+    tied: bool
+    context: int
+
+
+class Attention(Protocol):
+    """What a forward attends to. Called once a layer with the new rows; decides what they see and what is kept."""
+
+    def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One block's weights. `qkv` and `gate_up` are fused: rows of q, k, v (gate, up) stacked in that order."""
+
+    attn_norm: Tensor
+    qkv: Linear
+    o: Linear
+    mlp_norm: Tensor
+    gate_up: Linear
+    down: Linear
+    q_norm: Tensor | None = None
+    k_norm: Tensor | None = None
+
+
+class Adapter:
+    """Low-rank products for every linear of every layer, and the embedding of a masked place.
+
+    Left unmerged: the decoder adds `scale * B(Ax)` on the rows it is told to, so the other rows stay those of the
+    frozen base, bit for bit. `pairs[layer][linear]` is (A, B) with A (R, in) and B (out, R).
+    """
+
+    def __init__(self, pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]], mask_embedding: Tensor, scale: float):
+        self.pairs, self.mask_embedding, self.scale = pairs, mask_embedding, scale
+
+    def add(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> Tensor:
+        """y with this adapter's products added; `names` are the linears fused into y's columns, in order."""
+        parts = []
+        for name in names:
+            down, up = self.pairs[layer][name]
+            parts.append(F.linear(F.linear(x_ND, down), up) * self.scale)
+        return y_NO + (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
+
+
+Gate = tuple[Adapter, slice]
+"""An adapter and the rows on which it acts."""
+
+
+class Decoder:
+    """`forward` maps embeddings to normalised hidden states, `logits` maps those to the vocabulary."""
+
+    def __init__(self, config: Config, layers: Sequence[Layer], embedding: Tensor, norm: Tensor, head: Linear):
+        self.config, self.layers, self.embedding, self.norm, self.head = config, layers, embedding, norm, head
+        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
+        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half)
+        # Rotate-half convention: the sine of the first half carries the minus sign of the rotation.
+        self._cos = torch.cat([angles.cos(), angles.cos()], -1)[:, None]
+        self._sin = torch.cat([-angles.sin(), angles.sin()], -1)[:, None]
+
+    def embed(self, ids_N: Tensor) -> Tensor:
+        return F.embedding(ids_N, self.embedding).float()
+
+    def logits(self, hidden_ND: Tensor) -> Tensor:
+        """(N, V) float32 scores of the base's whole vocabulary."""
+        return self.head(hidden_ND)
+
+    def forward(
+        self,
+        x_ND: Tensor,
+        positions_N: Tensor,
+        attention: Attention,
+        gates: Sequence[Gate] = (),
+        tail: int | None = None,
+    ) -> Tensor:
+        """Hidden states after the final norm, (N, D); of the last `tail` rows only, when given.
+
+        `tail` may be 0 for a forward that is run for its keys and values alone. With `tail`, gated rows
+        must lie within it.
+        """
+        last = len(self.layers) - 1
+        cos, sin = self._cos[positions_N], self._sin[positions_N]
+        for index, layer in enumerate(self.layers):
+            x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None)
+            if index == last and tail is not None:
+                shift = len(positions_N) - tail
+                gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
+                if tail == 0:
+                    return x_ND
+            x_ND = x_ND + self._mlp(index, layer, x_ND, gates)
+        return F.rms_norm(x_ND, (self.config.width,), self.norm, self.config.norm_eps)
+
+    def _attention(
+        self,
+        index: int,
+        layer: Layer,
+        x_ND: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: Attention,
+        gates: Sequence[Gate],
+        tail: int | None,
+    ) -> Tensor:
+        c = self.config
+        h_ND = F.rms_norm(x_ND, (c.width,), layer.attn_norm, c.norm_eps)
+        qkv = _gated(index, ("q", "k", "v"), layer.qkv, h_ND, gates).view(len(x_ND), -1, c.head_dim)
+        qk, v_NKE = qkv[:, : c.heads + c.kv_heads], qkv[:, c.heads + c.kv_heads :]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            q = F.rms_norm(qk[:, : c.heads], (c.head_dim,), layer.q_norm, c.norm_eps)
+            k = F.rms_norm(qk[:, c.heads :], (c.head_dim,), layer.k_norm, c.norm_eps)
+            qk = torch.cat([q, k], 1)
+        qk = qk * cos + qk.roll(c.head_dim // 2, -1) * sin
+        q_NHE, k_NKE = qk[:, : c.heads], qk[:, c.heads :]
+        if tail is not None:
+            shift = len(x_ND) - tail
+            q_NHE, x_ND = q_NHE[shift:], x_ND[shift:]
+            gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
+        o_ND = attention.attend(index, q_NHE, k_NKE, v_NKE).reshape(len(x_ND), c.heads * c.head_dim)
+        return x_ND + _gated(index, ("o",), layer.o, o_ND, gates) if len(x_ND) else x_ND
+
+    def _mlp(self, index: int, layer: Layer, x_ND: Tensor, gates: Sequence[Gate]) -> Tensor:
+        h_ND = F.rms_norm(x_ND, (self.config.width,), layer.mlp_norm, self.config.norm_eps)
+        gate, up = _gated(index, ("gate", "up"), layer.gate_up, h_ND, gates).chunk(2, -1)
+        return _gated(index, ("down",), layer.down, F.silu(gate) * up, gates)
+
+
+def _gated(index: int, names: Sequence[str], linear: Linear, x_ND: Tensor, gates: Sequence[Gate]) -> Tensor:
+    """The base's product for all rows, an adapter's added on its rows only."""
+    y = linear(x_ND)
+    for adapter, rows in gates:
+        part = adapter.add(index, names, x_ND[rows], y[rows])
+        y = torch.cat([y[: rows.start], part, y[rows.stop :]])
+    return y
+
+
+def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor | None) -> Tensor:
+    """Grouped-query attention, (N, H, E). `bias_NT` is 0 where a row may look and -inf where not; None: everywhere.
+
+    The G query heads of a key/value head are stacked as rows of one product: each key is read once for all of them.
+    """
+    n, heads, e = q_NHE.shape
+    k = keys_KTE.shape[0]
+    q = q_NHE.reshape(n, k, heads // k, e).permute(1, 0, 2, 3).reshape(k, -1, e) * e**-0.5
+    scores = torch.bmm(q, keys_KTE.transpose(1, 2)).view(k, n, heads // k, -1)
+    if bias_NT is not None:
+        scores = scores + bias_NT[:, None] if scores.requires_grad else scores.add_(bias_NT[:, None])
+    out = torch.bmm(scores.softmax(-1).view(k, n * (heads // k), -1), values_KTE)
+    return out.view(k, n, heads // k, e).permute(1, 0, 2, 3).reshape(n, heads, e)
+
+
+class KVCache:
+    """Keys and values of committed tokens, in place in one buffer of fixed capacity (rows).
+
+    `attend` writes the new rows behind the first `length` ones; they count only after `keep`. `see` sets what
+    the next forward's rows may look at.
+    """
+
+    def __init__(self, config: Config, capacity: int):
+        shape = (config.layers, config.kv_heads, capacity, config.head_dim)
+        self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
+        self.capacity, self.length = capacity, 0
+        self._bias: Tensor | None = None
+
+    def see(self, mask_NT: Tensor | None) -> None:
+        """What the next forward's rows see: (N, length + N) booleans, True where a row may look; None: everything."""
+        self._bias = None if mask_NT is None else torch.zeros(mask_NT.shape).masked_fill_(~mask_NT, -torch.inf)
+
+    def keep(self, rows: int) -> None:
+        """Count the first `rows` rows of the last forward as committed."""
+        self.length += rows
+
+    def truncate(self, length: int) -> None:
+        assert 0 <= length <= self.length, (length, self.length)
+        self.length = length
+
+    def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
+        end = self.length + len(k_NKE)
+        assert end <= self.capacity, (end, self.capacity)
+        keys, values = self.keys[layer], self.values[layer]
+        keys[:, self.length : end] = k_NKE.transpose(0, 1)
+        values[:, self.length : end] = v_NKE.transpose(0, 1)
+        if not len(q_NHE):
+            return q_NHE
+        bias = None if self._bias is None else self._bias[-len(q_NHE) :]
+        return attend(q_NHE, keys[:, :end], values[:, :end], bias)

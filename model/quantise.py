@@ -1,0 +1,68 @@
+"""How a linear layer holds its numbers: fp32 as they are, or int8 with one scale for each output channel.
+
+Int8 products quantise each *row* of the input on its own (symmetric, scale = largest magnitude of the row), so a row's
+result depends on that row alone; integer sums are exact. Inputs take 7 bits: on CPUs without VNNI the byte products of
+FBGEMM are added in pairs in 16 bits, and 8-bit inputs would overflow there. The same 7 bits everywhere keep results
+the same on every machine. This file alone touches torch's quantised operators, which are deprecated in favour of
+torchao (whose dynamic int8 linears need a compiler at run time).
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+INPUT_LEVELS = 63
+
+
+def quantise_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
+    """(int8 weight, float32 scale of each output channel); weight = int8 * scale."""
+    scale_O = weight_OI.abs().amax(1).div(127).clamp_min(1e-12)
+    return (weight_OI / scale_O[:, None]).round().clamp_(-127, 127).to(torch.int8), scale_O.float()
+
+
+class Fp32Linear:
+    """x @ weight.T + bias."""
+
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None):
+        self.weight, self.bias = weight_OI, bias_O
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        return F.linear(x_NI, self.weight, self.bias)
+
+
+class Int8Linear:
+    """x @ weight.T + bias with int8 weights and inputs of 7 bits a row; float32 in and out, no gradient.
+
+    `digits` = 2 sends what the first rounding left over through the same weights once more (13 bits in all): twice
+    the rows, no further weights read. The inputs of q, k and v need it: their outlier channels cost 0.7 % of loss.
+    """
+
+    def __init__(self, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None, digits: int = 1):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            weight = torch._make_per_channel_quantized_tensor(
+                weight_OI, scale_O.double(), torch.zeros(len(scale_O), dtype=torch.long), 0
+            )
+            self._packed = torch.ops.quantized.linear_prepack(weight, None)
+        self.bias, self.digits = bias_O, digits
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        size_N1 = torch.linalg.vector_norm(x_NI, torch.inf, -1, keepdim=True).clamp_min_(1e-30)
+        x_NI = x_NI / size_N1
+        if self.digits == 1:
+            y_NO = self._product(x_NI)
+        else:
+            rest_NI = (x_NI - (x_NI * INPUT_LEVELS).round_() / INPUT_LEVELS) * (2 * INPUT_LEVELS)
+            y_NO, rest_NO = self._product(torch.cat([x_NI, rest_NI])).chunk(2)
+            y_NO = y_NO + rest_NO / (2 * INPUT_LEVELS)
+        y_NO *= size_N1
+        return y_NO if self.bias is None else y_NO.add_(self.bias)
+
+    def _product(self, x_NI: Tensor) -> Tensor:
+        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+            x_NI, 1 / INPUT_LEVELS, INPUT_LEVELS + 1, self._packed
+        )
