@@ -204,7 +204,7 @@ def _edits_within(start: int, old: list[str], new: list[str]) -> tuple[Edit, ...
         old, new = ["".join(old)], ["".join(new)]
     result: list[Edit] = []
     for before, after in zip(old, new, strict=True):
-        head, tail = _common_ends(before, after)
+        head, tail = common_ends(before, after)
         edit = Edit(start + head, start + len(before) - tail, after[head : len(after) - tail])
         if result and result[-1].end == edit.start:
             result[-1] = Edit(result[-1].start, edit.end, result[-1].text + edit.text)
@@ -214,7 +214,7 @@ def _edits_within(start: int, old: list[str], new: list[str]) -> tuple[Edit, ...
     return tuple(result)
 
 
-def _common_ends(old: str, new: str) -> tuple[int, int]:
+def common_ends(old: str, new: str) -> tuple[int, int]:
     """How many characters at the start and at the end are the same; no `\r\n` is ever cut in two, since
     the place between the two has no position in an editor."""
     shorter = min(len(old), len(new))

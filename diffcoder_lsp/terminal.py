@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Literal
 
+from diffcoder_lsp.edits import common_ends
 from diffcoder_lsp.lines import content, split_lines
 from model.schema import Draft, EditResponse, FillResponse, Health
 
@@ -101,7 +102,7 @@ def status(response: FillResponse | EditResponse) -> str:
             _count(usage.tokens, "token"),
             _count(usage.forwards, "forward"),
             f"{rate:.1f} a forward",
-            f"{usage.ms:,.0f} ms",
+            f"{usage.ms:,.0f} ms" if usage.ms < 10_000 else f"{usage.ms / 1000:.1f} s",
             f"{response.confidence:.0%} sure",
             response.stop_reason.replace("_", " "),
         ]
@@ -264,12 +265,36 @@ def _code(title: str, rows: Sequence[Row], crop: bool = False) -> RenderableType
 
 
 def _diff(unified: str) -> Text:
+    """A coloured diff; where as many lines came as went, what differs inside them is bold."""
     from rich.text import Text
 
     result = Text()
+    lines = unified.removesuffix("\n").split("\n")
     header = True
-    for line in unified.split("\n")[:-1]:
+    at = 0
+    while at < len(lines):
+        line = lines[at]
         header = header and not line.startswith("@@")
+        gone = _run(lines, at, "-") if not header else []
+        came = _run(lines, at + len(gone), "+") if gone else []
+        if gone and len(gone) == len(came):
+            changes = [common_ends(old[1:], new[1:]) for old, new in zip(gone, came, strict=True)]
+            for style, group in (("red", gone), ("green", came)):
+                for (head, tail), text in zip(changes, group, strict=True):
+                    end = len(text) - tail
+                    result.append(shown(text[: head + 1]), style)
+                    result.append(shown(text[head + 1 : end]), f"bold {style}")
+                    result.append(shown(text[end:].removesuffix("\r")) + "\n", style)
+            at += 2 * len(gone)
+            continue
         style = "bold" if header else {"+": "green", "-": "red", "@": "cyan", "\\": "dim"}.get(line[:1], "")
-        result.append(shown(line.removesuffix("\r")) + "\n", style=style)
+        result.append(shown(line.removesuffix("\r")) + "\n", style)
+        at += 1
     return result
+
+
+def _run(lines: Sequence[str], start: int, sign: str) -> Sequence[str]:
+    end = start
+    while end < len(lines) and lines[end].startswith(sign):
+        end += 1
+    return lines[start:end]
