@@ -1,0 +1,5 @@
+"""Waits for ever."""
+
+import time
+
+time.sleep(1e6)
