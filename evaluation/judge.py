@@ -33,7 +33,7 @@ class NotData(TypeError):
 # --- plain data on the wire --------------------------------------------------------------------------------
 
 
-def encode(value: Any, keep: Callable[[object], int] | None = None) -> Any:
+def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
     """A JSON-able form of built-in data. `keep(object)` gives a number to what is no data, None refuses."""
     kind: Any = type(value)
     if value is None or kind in (bool, int, float, str):
@@ -72,7 +72,7 @@ def encode(value: Any, keep: Callable[[object], int] | None = None) -> Any:
         return {"t": kind.__name__, "v": value.isoformat()}
     if kind.__module__ == "datetime" and kind.__name__ == "timedelta":
         return {"t": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, type) and getattr(builtins, value.__name__, None) is value:
+    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
         return {"t": "type", "v": value.__name__}
     if isinstance(value, Remote):
         return {"t": "ref", "v": object.__getattribute__(value, "_id")}

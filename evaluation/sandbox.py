@@ -26,9 +26,10 @@ from model.schema import DiffcoderError
 
 JAIL = Path(__file__).with_name("jail.py")
 PROBE = """
-import os, socket
+import os
 def call():
-    print(len(socket.if_nameindex()), len([p for p in os.listdir("/proc") if p.isdigit()]), flush=True)
+    links = open("/proc/net/dev").read().count(":")
+    print(links, len([p for p in os.listdir("/proc") if p.isdigit()]), flush=True)
     os._exit(0)
 """
 
@@ -241,7 +242,8 @@ class Sandbox:
                 "sandbox_missing",
                 f"No sandbox works here ({problem}); allow unprivileged user namespaces "
                 "(sysctl kernel.unprivileged_userns_clone=1, or "
-                "kernel.apparmor_restrict_unprivileged_userns=0), or accept the risk of running generated code with --unsafe.",
+                "kernel.apparmor_restrict_unprivileged_userns=0), or accept the risk of running generated code "
+                "with --unsafe.",
             )
         return sandbox
 
