@@ -11,8 +11,8 @@ must, an HTTP library.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
-import re
 import signal
 import socket
 import struct
@@ -20,22 +20,18 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import msgspec
 
 from model.schema import PROTOCOL_VERSION, DiffcoderError, Endpoint, Health
 
-if TYPE_CHECKING:
-    pass
-
 # Told what the starter waits for and the seconds it has waited.
 Progress = Callable[[str, float], None]
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 BIND_SECONDS = 60.0
 READY_SECONDS = 900.0
 DRAIN_SECONDS = 15.0
@@ -45,21 +41,55 @@ ERROR_TAIL_BYTES = 4096
 
 @dataclass(frozen=True)
 class Files:
-    """The files of one model's engine. Only this user can enter their folder."""
+    """One engine's files, in a folder that only this user can enter. `stem` is the part their names share."""
 
-    socket: Path
-    record: Path
-    lock: Path
-    log: Path
-    errors: Path
-    start_lock: Path
+    folder: Path
+    stem: str
+
+    def __getitem__(self, ending: str) -> Path:
+        return self.folder / f"{self.stem}.{ending}"
+
+    def record(self) -> Endpoint | None:
+        """What the engine that was here last wrote about itself, dead or alive."""
+        try:
+            return msgspec.json.decode(self["json"].read_bytes(), type=Endpoint)
+        except (OSError, msgspec.MsgspecError):
+            return None
+
+    def engine(self) -> Endpoint | None:
+        """The live engine of these files. A wedged one lives too: it is found, and can be stopped."""
+        record = self.record()
+        if record is None or record.problem is not None:
+            return None
+        try:
+            with _connected(record):
+                # A dead engine's port may be another program's by now; its socket file cannot be.
+                return record if record.address.startswith("unix:") or not self.gone() else None
+        except OSError:
+            return None
+
+    def gone(self) -> bool:
+        """Whether no engine holds the lock: the one sign of life that the kernel keeps true."""
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self["lock"], timeout=0):
+                return True
+        except Timeout:
+            return False
+
+    def turn(self) -> contextlib.AbstractContextManager[object]:
+        """The lock that starters and stoppers take turns on."""
+        from filelock import FileLock
+
+        return FileLock(self["starting"])
 
 
 def engine_folder() -> Path:
     """The folder of sockets, locks and logs, made when missing, closed to other users."""
     from model.store import cache_folder
 
-    folder = cache_folder() / "engine"
+    folder = cache_folder().absolute() / "engine"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         folder.chmod(0o700)
@@ -72,27 +102,23 @@ def engine_folder() -> Path:
 
 
 def files(name: str) -> Files:
-    """Where the engine of model `name` keeps what. DiffcoderError for what cannot be a model's name."""
-    if not NAME.fullmatch(name):
-        raise DiffcoderError(
-            "no_model", f"{name!r} is not a model name; `diffcoder model list` shows them.", 404
-        )
-    folder = engine_folder()
-    # Not with_suffix: a model name may hold a dot.
-    return Files(*(folder / f"{name}.{end}" for end in ("sock", "json", "lock", "log", "err", "starting")))
+    """Where the engine of a model keeps what. `name` may be a path, as the registry allows."""
+    full = full_name(name)
+    # No registry name holds a capital, so a path's stem cannot be one.
+    stem = full if full == name else f"Path-{hashlib.sha256(full.encode()).hexdigest()[:16]}"
+    return Files(engine_folder(), stem)
 
 
-def read_record(name: str) -> Endpoint | None:
-    try:
-        return msgspec.json.decode(files(name).record.read_bytes(), type=Endpoint)
-    except (OSError, msgspec.MsgspecError):
-        return None
+def full_name(name: str) -> str:
+    """The registry's name of a model, the absolute path of one that is a path; DiffcoderError for neither."""
+    from model import registry
+
+    return registry.find(name).name
 
 
 def find(name: str = "default") -> Endpoint | None:
     """The live engine of this model, whatever its protocol, ready or not; None without one."""
-    record = read_record(name)
-    return record if record is not None and record.problem is None and _listens(record) else None
+    return files(name).engine()
 
 
 def ensure(
@@ -108,8 +134,6 @@ def ensure(
     An engine of another protocol version (left over from an upgrade) is replaced; one that is stopping is
     waited for. Raises DiffcoderError with the engine's own sentence when it cannot start.
     """
-    from filelock import FileLock
-
     began = time.monotonic()
 
     def report(what: str) -> None:
@@ -117,43 +141,43 @@ def ensure(
             on_progress(what, time.monotonic() - began)
 
     paths = files(name)
+    command = [sys.executable, "-P", "-m", "model.service", "--model", full_name(name)]
+    command += ["--socket", str(paths["sock"])]
+    for option, value in (("--threads", threads), ("--idle-seconds", idle_seconds), ("--tcp", tcp_port)):
+        if value is not None:
+            command += [option, str(value)]
     while True:
-        endpoint = find(name)
-        if endpoint is None or endpoint.protocol != PROTOCOL_VERSION or _state(endpoint) == "stopping":
-            with FileLock(paths.start_lock):
-                endpoint = find(name)  # another starter may have been quicker
-                if endpoint is not None and endpoint.protocol != PROTOCOL_VERSION:
-                    report(f"replacing an engine of protocol {endpoint.protocol}")
-                    _stop(name, endpoint, DRAIN_SECONDS)
-                    endpoint = None
-                elif endpoint is not None and _state(endpoint) == "stopping":
-                    report("waiting for the engine that is stopping")
-                    if not _wait(lambda: _gone(name), DRAIN_SECONDS):
-                        _stop(name, endpoint, DRAIN_SECONDS)
+        endpoint = paths.engine()
+        if endpoint is None or not _is_usable(endpoint):
+            with paths.turn():
+                endpoint = paths.engine()  # another starter may have been quicker
+                if endpoint is not None and not _is_usable(endpoint):
+                    report("waiting for the engine before this one to end")
+                    _stop(paths, endpoint, DRAIN_SECONDS)
                     endpoint = None
                 if endpoint is None:
-                    endpoint = _spawn(name, paths, threads, idle_seconds, tcp_port, report)
-        if _wait_ready(name, endpoint, report):
+                    endpoint = _spawn(paths, command, environment(threads), report)
+        if _wait_ready(paths, endpoint, report):
             return endpoint
 
 
 def stop(name: str = "default", drain_seconds: float = DRAIN_SECONDS) -> bool:
     """End the engine: it may finish what it accepted for `drain_seconds`. False without one."""
-    from filelock import FileLock
-
-    with FileLock(files(name).start_lock):
-        endpoint = find(name)
+    paths = files(name)
+    with paths.turn():
+        endpoint = paths.engine()
         if endpoint is None:
             return False
-        _stop(name, endpoint, drain_seconds)
+        _stop(paths, endpoint, drain_seconds)
         return True
 
 
 def status() -> list[Health]:
     """Every engine of this user that answers, by model name."""
+    folder = engine_folder()
     found = []
-    for record in sorted(engine_folder().glob("*.json")):
-        endpoint = find(record.name.removesuffix(".json"))
+    for record in sorted(folder.glob("*.json")):
+        endpoint = Files(folder, record.name.removesuffix(".json")).engine()
         health = health_of(endpoint) if endpoint is not None else None
         if health is not None:
             found.append(health)
@@ -164,7 +188,7 @@ def logs(name: str = "default", lines: int = 100) -> str:
     """The last lines of the engine's log, then what it wrote outside its log (a crash, a failed start)."""
     paths = files(name)
     text = ""
-    for path in (paths.log, paths.errors):
+    for path in (paths["log"], paths["err"]):
         with contextlib.suppress(OSError):
             text += path.read_text(encoding="utf-8", errors="replace")
     return "\n".join(text.splitlines()[-lines:])
@@ -196,15 +220,6 @@ def http_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str,
     return {"base_url": endpoint.address, "transport": transport(**common), "headers": headers}
 
 
-def _listens(endpoint: Endpoint) -> bool:
-    """Whether somebody accepts connections there. A wedged engine does: it is found, and can be stopped."""
-    with contextlib.suppress(OSError):
-        with _connected(endpoint):
-            # A dead engine's port may be another program's by now; its socket file cannot be.
-            return endpoint.address.startswith("unix:") or not _gone(endpoint.model)
-    return False
-
-
 def _connected(endpoint: Endpoint) -> socket.socket:
     if not endpoint.address.startswith("unix:"):
         host, port = endpoint.address.removeprefix("http://").split(":")
@@ -219,33 +234,25 @@ def _connected(endpoint: Endpoint) -> socket.socket:
     return connection
 
 
-def _state(endpoint: Endpoint) -> str | None:
+def _is_usable(endpoint: Endpoint) -> bool:
+    """Whether requests may go to this engine: it speaks our protocol and is not on its way out."""
+    if endpoint.protocol != PROTOCOL_VERSION:
+        return False
     health = health_of(endpoint)
-    return None if health is None else health.state
+    return health is None or health.state != "stopping"  # one that is slow to say so is not ending
 
 
-def _spawn(
-    name: str,
-    paths: Files,
-    threads: int | None,
-    idle_seconds: float | None,
-    tcp_port: int | None,
-    report: Callable[[str], None],
-) -> Endpoint:
-    """Start an engine and wait until it listens; the caller holds the start lock."""
-    command = [sys.executable, "-P", "-m", "model.service", "--model", name, "--socket", str(paths.socket)]
-    for option, value in (("--threads", threads), ("--idle-seconds", idle_seconds), ("--tcp", tcp_port)):
-        if value is not None:
-            command += [option, str(value)]
+def _spawn(paths: Files, command: list[str], env: dict[str, str], report: Callable[[str], None]) -> Endpoint:
+    """Start an engine and wait until it listens; the caller has the turn."""
     report("starting the engine")
-    with open(paths.errors, "wb") as errors:
+    with open(paths["err"], "wb") as errors:
         process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=errors,
             stderr=errors,
-            cwd=paths.socket.parent,
-            env=environment(threads),
+            cwd=paths.folder,
+            env=env,
             **_detached(),
         )
     # Somebody must collect its exit status, or it would stay in the process table as long as this program
@@ -253,18 +260,12 @@ def _spawn(
     threading.Thread(target=process.wait, name="engine-reaper", daemon=True).start()
     deadline = time.monotonic() + BIND_SECONDS
     while time.monotonic() < deadline:
-        record = read_record(name)
-        if record is not None and record.pid == process.pid:
-            if record.problem is not None:
-                raise _failure(name, record)
-            if _listens(record):
-                return record
-        if process.poll() is not None:
-            # It may have lost to an engine that was started by hand.
-            endpoint = find(name)
-            if endpoint is not None and endpoint.protocol == PROTOCOL_VERSION:
-                return endpoint
-            raise _failure(name, record if record is not None and record.pid == process.pid else None)
+        running = process.poll() is None
+        endpoint = paths.engine()
+        if endpoint is not None and (endpoint.pid == process.pid or not running):
+            return endpoint  # not ours when an engine that was started by hand was quicker
+        if not running:
+            raise _failure(paths, process.pid)
         report("starting the engine")
         time.sleep(POLL_SECONDS)
     process.kill()
@@ -297,6 +298,8 @@ def environment(threads: int | None = None) -> dict[str, str]:
         env["PYTHONPATH"] = os.pathsep.join(kept)
     if threads is not None:
         env["OMP_NUM_THREADS"] = str(threads)
+    if "DIFFCODER_HOME" in env:  # it may be relative to where we are
+        env["DIFFCODER_HOME"] = os.path.abspath(os.path.expanduser(env["DIFFCODER_HOME"]))
     return env | {"HF_HUB_OFFLINE": "1", "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1"}
 
 
@@ -306,25 +309,20 @@ def _is_installed(root: Path) -> bool:
     return str(root) in {*site.getsitepackages(), site.getusersitepackages()}
 
 
-def _wait_ready(name: str, endpoint: Endpoint, report: Callable[[str], None]) -> bool:
+def _wait_ready(paths: Files, endpoint: Endpoint, report: Callable[[str], None]) -> bool:
     """Whether this engine became ready; False when it was stopped meanwhile and another look is due."""
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
-        state = _state(endpoint)
-        if state == "ready":
+        health = health_of(endpoint)
+        if health is not None and health.state == "ready":
             return True
-        record = read_record(name)
-        if record is not None and record.problem is not None and record.pid == endpoint.pid:
-            raise _failure(name, record)
-        if state == "stopping" or (state is None and not _listens(endpoint)):
-            if _wait(lambda: _gone(name), DRAIN_SECONDS):
-                record = read_record(name)
-                if (
-                    record is not None and record.pid == endpoint.pid
-                ):  # it did not clean up: it failed or crashed
-                    raise _failure(name, record)
-            return False
-        report(f"loading {name}")
+        if paths.engine() != endpoint:
+            record = paths.record()
+            if record is None or record.pid != endpoint.pid:
+                return False
+            # It is this engine's record still: it wrote why it failed, or had no time to clean up.
+            raise _failure(paths, endpoint.pid)
+        report("loading the model")
         time.sleep(POLL_SECONDS * 5)
     raise DiffcoderError(
         "engine_start",
@@ -333,16 +331,18 @@ def _wait_ready(name: str, endpoint: Endpoint, report: Callable[[str], None]) ->
     )
 
 
-def _failure(name: str, record: Endpoint | None) -> DiffcoderError:
-    """Why a start failed: the engine's own problem, else, if it never listened, its last line."""
-    if record is not None and record.problem is not None:
+def _failure(paths: Files, pid: int) -> DiffcoderError:
+    """Why process `pid` failed to start: its own problem, else, if it never listened, its last line."""
+    record = paths.record()
+    if record is not None and record.pid == pid:
+        if record.problem is None:
+            return died("while it started")
         return DiffcoderError(record.problem.code, record.problem.message, 503)
-    last = ""
     with contextlib.suppress(OSError):
-        tail = files(name).errors.read_bytes()[-ERROR_TAIL_BYTES:].decode("utf-8", "replace")
-        last = next((line.strip() for line in reversed(tail.splitlines()) if line.strip()), "")
-    if record is None and last:
-        return DiffcoderError("engine_start", last, 503)
+        tail = paths["err"].read_bytes()[-ERROR_TAIL_BYTES:].decode("utf-8", "replace")
+        for line in reversed(tail.splitlines()):
+            if line.strip():
+                return DiffcoderError("engine_start", line.strip(), 503)
     return died("while it started")
 
 
@@ -354,18 +354,19 @@ def died(when: str) -> DiffcoderError:
     )
 
 
-def _stop(name: str, endpoint: Endpoint, drain_seconds: float) -> None:
-    """Ask, insist, kill; the caller holds the start lock. Raises DiffcoderError if it lives on."""
+def _stop(paths: Files, endpoint: Endpoint, drain_seconds: float) -> None:
+    """Ask, insist, kill; the caller has the turn. Raises DiffcoderError if it lives on."""
     pid = _pid(endpoint)
-    for number, patience in ((signal.SIGTERM, drain_seconds), (signal.SIGTERM, 5.0), (_KILL, 10.0)):
+    health = health_of(endpoint)
+    if health is not None and health.state == "stopping" and _wait(paths.gone, drain_seconds):
+        return  # a second signal would have cut off what it is finishing
+    kill = getattr(signal, "SIGKILL", signal.SIGTERM)
+    for number, patience in ((signal.SIGTERM, drain_seconds), (signal.SIGTERM, 5.0), (kill, 10.0)):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, number)
-        if _wait(lambda: _gone(name), patience):
+        if _wait(paths.gone, patience):
             return
     raise DiffcoderError("engine_stuck", f"The engine (process {pid}) does not end; end it by hand.", 503)
-
-
-_KILL = getattr(signal, "SIGKILL", signal.SIGTERM)
 
 
 def _pid(endpoint: Endpoint) -> int:
@@ -375,23 +376,6 @@ def _pid(endpoint: Endpoint) -> int:
             size = struct.calcsize("3i")
             return struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))[0]
     return endpoint.pid
-
-
-def _gone(name: str) -> bool:
-    """Whether no engine holds the lock: the one sign of life that the kernel keeps true."""
-    with _engine_lock(name) as free:
-        return free
-
-
-@contextlib.contextmanager
-def _engine_lock(name: str) -> Iterator[bool]:
-    from filelock import FileLock, Timeout
-
-    try:
-        with FileLock(files(name).lock, timeout=0):
-            yield True
-    except Timeout:
-        yield False
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:
