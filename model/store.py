@@ -201,7 +201,7 @@ def pull(
                 _discard(_staging(entry))
                 return path
             with disk_errors(_folder(entry)):
-                _folder(entry).mkdir(parents=True, exist_ok=True)
+                _clear_leftovers(_folder(entry))
                 return _pull_locked(entry, Watch(entry.bytes, progress, cancelled))
     except Cancelled:
         raise DiffcoderError(
@@ -215,8 +215,6 @@ def _pull_locked(entry: Entry, watch: Watch) -> Path:
     for source in entry.sources:
         staging = _staging(entry)
         staging.mkdir(exist_ok=True)
-        for left in staging.glob("tmp-*"):  # of a killed pull; the lock says that it is gone
-            shutil.rmtree(left, ignore_errors=True)
         try:
             _from_source(entry, source, staging, watch)
         except SourceFailed as failed:
@@ -381,6 +379,14 @@ def _files(entry: Entry) -> tuple[File, ...]:
     except (OSError, msgspec.MsgspecError):
         return ()
     return noted.files
+
+
+def _clear_leftovers(folder: Path) -> None:
+    """Remove what a killed pull left half done; the lock says that it is gone. Finished parts stay."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for left in (*folder.glob(".*.tmp"), *folder.glob(".pull/**/tmp-*")):
+        shutil.rmtree(left, ignore_errors=True)
+        left.unlink(missing_ok=True)
 
 
 def _place(entry: Entry, files: tuple[File, ...]) -> Path:

@@ -1,0 +1,205 @@
+"""Model name -> weights in memory: converts a checkpoint once into the cache, then reads it in seconds.
+
+Forms: "int8" (one scale an output channel, for running on a CPU) and "fp32" (straight from the checkpoint, for tests and
+training). A converted file is safetensors with fused linears: `layers.N.qkv.weight` int8 and `.scale`, likewise o,
+gate_up, down and head; the embedding in fp16, read through the page cache so that only the rows in use take memory.
+It is written atomically with its SHA-256 beside it, which is checked on every load. Nothing in a file is executed.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save_file
+from torch import Tensor
+
+from model import profiles, registry, store
+from model.adapters import AdapterFile, read_adapter
+from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
+from model.decoder import Config, Decoder, Layer, Linear
+from model.headers import SafetensorsHeader
+from model.profiles import Profile
+from model.quantise import Fp32Linear, Int8Linear, quantise_weight
+from model.schema import DiffcoderError
+from model.tokens import TokenTable, load_tokenizer
+
+Form = Literal["int8", "fp32"]
+FORMAT = "3"  # of converted files; a file of another format is made anew
+FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
+TWO_DIGITS = ("qkv",)  # linears whose inputs need more than 7 bits (quantise.Int8Linear)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Everything the generator needs of a model. `adapter` and `draft_head` are None where there is none."""
+
+    name: str
+    decoder: Decoder
+    tokenizer: object
+    tokens: TokenTable
+    profile: Profile
+    adapter: AdapterFile | None
+    draft_head: Linear | None
+
+
+def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = None) -> Loaded:
+    """Load a model by registry name or path, with `adapter` in place of the one that ships with it.
+
+    Raises DiffcoderError: "model_missing", "unknown_model", "corrupt_model", "unsupported_model", "disk_full".
+    """
+    entry = registry.find(name)
+    path = store.model_path(name)
+    checkpoint = open_checkpoint(path)
+    cached = store.converted_path(name, "tokenizer.json")
+    tokenizer = load_tokenizer(checkpoint, cached=cached)
+    tokens = TokenTable(tokenizer, checkpoint.config.vocab)
+    profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
+    decoder, head = _int8(name, checkpoint) if form == "int8" else _fp32(checkpoint)
+    file = adapter or shipped_adapter(name)
+    if file is None or profile.weights != "gated":
+        return Loaded(entry.name, decoder, tokenizer, tokens, profile, None, None)
+    gated = read_adapter(file, checkpoint.config, _base_sha256(name, path))
+    return Loaded(entry.name, decoder, tokenizer, tokens, profile, gated, head.rows(gated.draft_vocab_S))
+
+
+def shipped_adapter(name: str) -> Path | None:
+    """The adapter file that comes with diffcoder for this model, if there is one."""
+    path = Path(__file__).with_name("adapters") / f"{name}.safetensors"
+    return path if registry.is_file_name(name) and path.is_file() else None
+
+
+def _base_sha256(name: str, path: Path) -> str:
+    files = registry.find(name).files
+    return files[0].sha256 if files else store.sha256(path)
+
+
+@dataclass(frozen=True)
+class _Head:
+    """The output head's rows, for making a smaller one."""
+
+    weight_VD: Tensor
+    scale_V: Tensor | None
+
+    def rows(self, ids_S: Tensor) -> Linear:
+        if self.scale_V is None:
+            return Fp32Linear(self.weight_VD[ids_S])
+        return Int8Linear(self.weight_VD[ids_S], self.scale_V[ids_S])
+
+
+def _fp32(checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
+    c = checkpoint.config
+    layers = []
+    for n in range(c.layers):
+        linear = {
+            fused: Fp32Linear(_stack(checkpoint, n, names), _bias(checkpoint, n, names))
+            for fused, names in FUSED.items()
+        }
+        layers.append(Layer(**linear, **_norms(checkpoint, n)))
+    embedding = checkpoint.tensor("embed.weight")
+    head = embedding if c.tied else checkpoint.tensor("head.weight")
+    decoder = Decoder(c, layers, embedding, checkpoint.tensor("norm.weight"), Fp32Linear(head))
+    return decoder, _Head(head, None)
+
+
+def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
+    path = store.converted_path(name, "int8.safetensors")
+    if not _is_current(path):
+        with store.lock(name):
+            if not _is_current(path):  # another process may have made it meanwhile
+                convert(checkpoint, path)
+    c, header = checkpoint.config, SafetensorsHeader(path)
+
+    def linear(key: str, digits: int = 1) -> Int8Linear:
+        bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
+        return Int8Linear(read_tensor(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits)
+
+    layers = []
+    for n in range(c.layers):
+        linears = {f: linear(f"layers.{n}.{f}", 2 if f in TWO_DIGITS else 1) for f in FUSED}
+        prefix = f"layers.{n}."
+        norms = {
+            key.removeprefix(prefix).removesuffix(".weight"): read_tensor(header, key)
+            for key in header.regions
+            if key.startswith(prefix) and key.endswith("norm.weight")
+        }
+        layers.append(Layer(**linears, **norms))
+    weight, scale = read_tensor(header, "head.weight"), read_tensor(header, "head.scale")
+    decoder = Decoder(
+        c, layers, _mapped(header, "embed.weight"), read_tensor(header, "norm.weight"), Int8Linear(weight, scale)
+    )
+    return decoder, _Head(weight, scale)
+
+
+def convert(checkpoint: Checkpoint, path: Path) -> None:
+    """Write the int8 form of a checkpoint to `path`; a reader sees the old file or the whole new one."""
+    tensors = dict(_converted(checkpoint))
+    facts = {"format": FORMAT, "config": json.dumps(asdict(checkpoint.config))}
+    try:
+        store.write_sealed(path, lambda file: save_file(tensors, file, facts))
+    except (OSError, SafetensorError) as error:
+        raise DiffcoderError(
+            "disk_full",
+            f"The int8 form of the model could not be written to {path.parent} ({error}): free some space and try again.",
+            status=507,
+        ) from None
+
+
+def _converted(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
+    c = checkpoint.config
+    for n in range(c.layers):
+        for fused, names in FUSED.items():
+            weight, scale = quantise_weight(_stack(checkpoint, n, names))
+            yield f"layers.{n}.{fused}.weight", weight
+            yield f"layers.{n}.{fused}.scale", scale
+            bias = _bias(checkpoint, n, names)
+            if bias is not None:
+                yield f"layers.{n}.{fused}.bias", bias
+        for norm, tensor in _norms(checkpoint, n).items():
+            yield f"layers.{n}.{norm}.weight", tensor
+    embedding = checkpoint.tensor("embed.weight")
+    yield "embed.weight", embedding.half()
+    weight, scale = quantise_weight(embedding if c.tied else checkpoint.tensor("head.weight"))
+    yield "head.weight", weight
+    yield "head.scale", scale
+    yield "norm.weight", checkpoint.tensor("norm.weight")
+
+
+def _stack(checkpoint: Checkpoint, layer: int, names: tuple[str, ...]) -> Tensor:
+    return torch.cat([checkpoint.tensor(f"layers.{layer}.{name}.weight") for name in names])
+
+
+def _bias(checkpoint: Checkpoint, layer: int, names: tuple[str, ...]) -> Tensor | None:
+    if not checkpoint.config.qkv_bias or names != FUSED["qkv"]:
+        return None
+    return torch.cat([checkpoint.tensor(f"layers.{layer}.{name}.bias") for name in names])
+
+
+def _norms(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
+    names = ["attn_norm", "mlp_norm"] + ["q_norm", "k_norm"] * checkpoint.config.qk_norm
+    return {name: checkpoint.tensor(f"layers.{layer}.{name}.weight") for name in names}
+
+
+def _is_current(path: Path) -> bool:
+    if not path.is_file() or not store.is_sealed(path):
+        return False
+    try:
+        return SafetensorsHeader(path).metadata.get("format") == FORMAT
+    except DiffcoderError:
+        return False
+
+
+def _mapped(header: SafetensorsHeader, name: str) -> Tensor:
+    """A tensor read through the page cache, on demand: its rows take memory when they are first looked up."""
+    region = header.regions[name]
+    array = np.memmap(header.path, np.float16, "r", region.start, tuple(region.shape))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the array is read-only, which is what we want
+        return torch.from_numpy(array)

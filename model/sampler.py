@@ -1,0 +1,361 @@
+"""Token ids in, token ids out: the any-order block denoiser, and its verified twin.
+
+`denoise` fills masked blocks by an unmask rule. `verify` returns the frozen base's own autoregressive tokens, drafting
+several at a time from masks or from text that exists. Both fuse what others do in two forwards: rows that commit the
+last tokens to the cache stand in the same forward as the next masked block.
+
+Knows nothing of text: where to stop beyond the end tokens is asked of `until`, what the first tokens must spell of
+`constraint`. Shape suffixes as in decoder.py; B places of a block, S drafting vocabulary.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from model import masks
+from model.decoder import Adapter, Decoder, KVCache, Linear
+from model.drafters import Belief, CostCurve, PromptLookup, plan
+from model.schema import StopReason
+from model.unmask import UnmaskRule
+
+PREFILL_ROWS = 256  # of one forward: enough to keep the products busy, short enough to look at `cancelled` in between
+
+
+class Constraint(Protocol):
+    """What the text must begin with. `allowed` lists the ids that may come next, None: any."""
+
+    def allowed(self) -> Tensor | None: ...
+    def advance(self, token: int) -> None: ...
+
+
+class Free:
+    """No constraint."""
+
+    def allowed(self) -> Tensor | None:
+        return None
+
+    def advance(self, token: int) -> None:
+        pass
+
+
+@dataclass(frozen=True)
+class Network:
+    """A decoder with what the sampler must know of its family.
+
+    `block`: places of a noisy block. `mask_id`: never produced, and the embedding of a masked place unless the
+    adapter brings its own. With an `adapter` (gated) the clean rows are the frozen base's and speak AR; without one a
+    `merged` model's clean rows see their whole block where `block_causal`. `aligned`: blocks lie at absolute
+    multiples of `block`. `draft_vocab_S`: ids of the rows of `draft_head`.
+    """
+
+    decoder: Decoder
+    block: int = 1
+    mask_id: int | None = None
+    adapter: Adapter | None = None
+    draft_head: Linear | None = None
+    draft_vocab_S: Tensor | None = None
+    block_causal: bool = False
+    aligned: bool = False
+
+    @property
+    def diffuses(self) -> bool:
+        return self.mask_id is not None
+
+    @property
+    def speaks_ar(self) -> bool:
+        """Whether clean rows are those of an autoregressive model."""
+        return self.adapter is not None or not self.diffuses
+
+    @torch.inference_mode()
+    def forward(
+        self, cache: KVCache, clean: Sequence[int], noisy: Sequence[int | None], tail: int
+    ) -> tuple[Tensor, Tensor]:
+        """One forward of `clean` tokens, then of a noisy block (None: masked), behind what the cache holds.
+
+        Returns the scores of the last `tail` clean rows (tail, V) and of the noisy rows (B, S). Nothing is kept in
+        the cache: the caller says how much of it counts.
+        """
+        n, b, past = len(clean), len(noisy), cache.length
+        ids_N = torch.tensor([*clean, *(0 if token is None else token for token in noisy)])
+        if self.adapter is None and self.mask_id is not None:
+            ids_N[n:] = torch.tensor([self.mask_id if token is None else token for token in noisy], dtype=torch.long)
+        x_ND = self.decoder.embed(ids_N)
+        if self.adapter is not None:
+            for place, token in enumerate(noisy):
+                if token is None:
+                    x_ND[n + place] = self.adapter.mask_embedding
+        cache.see(self._mask(n, b, past))
+        gates = [(self.adapter, slice(n, n + b))] if self.adapter is not None and b else []
+        hidden_ND = self.decoder.forward(x_ND, torch.arange(past, past + n + b), cache, gates, tail + b)
+        clean_TV = self.decoder.logits(hidden_ND[:tail]) if tail else hidden_ND.new_zeros(0, 0)
+        if self.mask_id is not None and tail:
+            clean_TV[:, self.mask_id] = -torch.inf
+        return clean_TV, self._noisy_logits(hidden_ND[tail:])
+
+    def _mask(self, clean: int, noisy: int, past: int) -> Tensor | None:
+        if clean + noisy == 1 or not clean:
+            return None
+        mask = masks.clean_then_noisy(clean, noisy, past)
+        if self.block_causal:
+            mask[:clean, : past + clean] = masks.block_causal(clean, past, self.block)
+        return mask
+
+    def _noisy_logits(self, hidden_BD: Tensor) -> Tensor:
+        if not len(hidden_BD):
+            return hidden_BD.new_zeros(0, 0)
+        if self.draft_head is not None:
+            return self.draft_head(hidden_BD)
+        logits = self.decoder.logits(hidden_BD)
+        logits[:, self.mask_id] = -torch.inf
+        return logits
+
+    def drafted(self, index_B: Tensor) -> list[int]:
+        """Ids of the whole vocabulary for indices into the noisy rows' scores."""
+        return (index_B if self.draft_vocab_S is None else self.draft_vocab_S[index_B]).tolist()
+
+
+@dataclass(frozen=True)
+class Draft:
+    """What a forward left: the tokens so far, then the places of the block in work (None: still masked)."""
+
+    tokens: tuple[int, ...]
+    block: tuple[int | None, ...]
+    forwards: int
+
+
+@dataclass
+class Run:
+    """One request to the sampler, and what has come of it.
+
+    `ends`: ids that end the text (not part of it). `until(tokens)` may end it for a reason of the text's own.
+    `deadline`: on `time.monotonic`'s clock. `temperature` 0 is greedy; above, tokens are drawn with noise that depends
+    on the seed and the token's place alone, so that drafts and batches change nothing.
+    """
+
+    max_tokens: int
+    ends: frozenset[int]
+    until: Callable[[list[int]], StopReason | None] = lambda tokens: None
+    constraint: Constraint = field(default_factory=Free)
+    temperature: float = 0.0
+    seed: int = 0
+    deadline: float | None = None
+    cancelled: Callable[[], bool] = lambda: False
+    on_draft: Callable[[Draft], None] | None = None
+    tokens: list[int] = field(default_factory=list)
+    probabilities: list[float] = field(default_factory=list)
+    forwards: int = 0
+    stop_reason: StopReason | None = None
+
+    def interrupted(self) -> bool:
+        """Look at the outside, between two forwards."""
+        if self.cancelled():
+            self.stop_reason = "cancelled"
+        elif self.deadline is not None and time.monotonic() >= self.deadline:
+            self.stop_reason = "deadline"
+        return self.stop_reason is not None
+
+    def commit(self, token: int, probability: float) -> bool:
+        """Append a token; False when the text ends here."""
+        if token in self.ends:
+            self.stop_reason = "end_token"
+            return False
+        self.tokens.append(token)
+        self.probabilities.append(probability)
+        self.constraint.advance(token)
+        self.stop_reason = self.until(self.tokens)
+        if self.stop_reason is None and len(self.tokens) >= self.max_tokens:
+            self.stop_reason = "budget"
+        return self.stop_reason is None
+
+    def show(self, block: Sequence[int | None]) -> None:
+        if self.on_draft is not None:
+            self.on_draft(Draft(tuple(self.tokens), tuple(block), self.forwards))
+
+    def pick(self, logits_V: Tensor, place: int, allowed: Tensor | None = None) -> tuple[int, float]:
+        """The token for a place of the text and its probability at temperature 1."""
+        if allowed is not None:
+            keep = torch.full_like(logits_V, -torch.inf)
+            keep[allowed] = logits_V[allowed]
+            logits_V = keep
+        return self.pick_rows(logits_V[None], place)[0]
+
+    def pick_rows(self, logits_NV: Tensor, place: int) -> list[tuple[int, float]]:
+        """`pick` for rows that hold consecutive places."""
+        scores_NV = logits_NV
+        if self.temperature > 0:
+            scores_NV = torch.stack(
+                [row / self.temperature + _gumbel(len(row), self.seed, place + n) for n, row in enumerate(logits_NV)]
+            )
+        index_N = scores_NV.argmax(-1)
+        probability_N = (logits_NV.gather(1, index_N[:, None])[:, 0] - logits_NV.logsumexp(-1)).exp()
+        return list(zip(index_N.tolist(), probability_N.tolist(), strict=True))
+
+
+def _gumbel(size: int, seed: int, place: int) -> Tensor:
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + place) & 0x7FFF_FFFF_FFFF_FFFF)
+    return -(-torch.rand(size, generator=generator).clamp_min(1e-20).log()).log()
+
+
+def prefill(network: Network, cache: KVCache, ids: Sequence[int], run: Run) -> int:
+    """Write the keys and values of `ids` behind the cache's; returns how many were written before an interruption."""
+    done = 0
+    while done < len(ids) and not run.interrupted():
+        chunk = ids[done : done + PREFILL_ROWS]
+        network.forward(cache, chunk, (), 0)
+        cache.keep(len(chunk))
+        run.forwards += 1
+        done += len(chunk)
+    return done
+
+
+def verify(
+    network: Network,
+    cache: KVCache,
+    pending: Sequence[int],
+    run: Run,
+    cost: CostCurve,
+    lookup: PromptLookup | None = None,
+    beliefs: dict[str, Belief] | None = None,
+) -> None:
+    """Autoregressive decoding, several tokens a forward: the same tokens as one at a time, whatever is drafted.
+
+    `pending`: the prompt's last tokens, not yet in the cache (at least one). A forward holds them, the drafted tokens
+    behind them and, where it pays, a masked block behind those. Row i of the clean ones says which token follows;
+    drafts are accepted as long as they agree, and the first row that disagrees still gives its token. When all agree,
+    the masked block drafts the next ones: it stands where the last row's token goes, so its first place only
+    says how far the rest can be trusted.
+    """
+    assert pending and network.speaks_ar
+    clean, offer, chances, from_lookup = list(pending), [], [], False
+    beliefs = beliefs if beliefs is not None else {}
+    looked = beliefs.setdefault("lookup", Belief(0.75))
+    denoised = beliefs.setdefault("masks", Belief(0.6))
+    masks_on_offer = network.block if network.adapter is not None else 0
+    while not run.interrupted():
+        room = run.max_tokens - len(run.tokens)
+        worth = denoised.rate / max(1e-6, 1 - denoised.rate) if denoised.rate < 0.95 else 19.0
+        worth = min(worth, float(network.block - 1))
+        step = plan(offer[: room - 1], chances, cost, masks_on_offer if room > 2 else 0, worth, len(clean))
+        clean_TV, noisy_BS = network.forward(
+            cache, [*clean, *step.drafts], [None] * step.masks, tail=1 + len(step.drafts)
+        )
+        run.forwards += 1
+        accepted, going = 0, True
+        picks = run.pick_rows(clean_TV, len(run.tokens))
+        for row, (token, probability) in enumerate(picks):
+            allowed = run.constraint.allowed()
+            if allowed is not None:
+                token, probability = run.pick(clean_TV[row], len(run.tokens), allowed)
+            going = run.commit(token, probability)
+            if not going or row == len(step.drafts) or token != step.drafts[row]:
+                break
+            accepted += 1
+        cache.keep(len(clean) + accepted)
+        if step.drafts:
+            (looked if from_lookup else denoised).update(accepted, accepted < len(step.drafts) and going)
+        if not going:
+            break
+        if lookup is not None:
+            lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
+        clean = [run.tokens[-1]]
+        offer, chances, from_lookup = [], [], False
+        if lookup is not None and (found := lookup.propose(32)):
+            offer, chances, from_lookup = found, [looked.rate] * len(found), True
+        elif step.masks and accepted == len(step.drafts):
+            offer, chances = _drafts(network, noisy_BS, clean[0])
+        run.show(offer)
+
+
+def _drafts(network: Network, noisy_BS: Tensor, first: int) -> tuple[list[int], list[float]]:
+    """Tokens for the second place of the block and on, with their chances, once the first is known."""
+    log_BS = noisy_BS.log_softmax(-1)
+    best_B = log_BS.max(-1)
+    tokens = network.drafted(best_B.indices)
+    chances = best_B.values.exp().tolist()
+    if tokens[0] != first and len(chances) > 1:
+        # The block was denoised around another first token: what it says of the second was said of another text.
+        chances[1] *= 0.5
+    return tokens[1:], chances[1:]
+
+
+def denoise(
+    network: Network,
+    cache: KVCache,
+    pending: Sequence[int],
+    run: Run,
+    rule: UnmaskRule,
+) -> None:
+    """Block diffusion: mask a block, forward, commit what the rule picks, until no mask is left; then the next block.
+
+    `pending`: the prompt's tokens that are not in the cache. With a gated adapter, the clean row before the block is
+    the base's, and its scores stand for the block's first place in the forward that writes that row. Places that
+    a constraint governs are committed left to right.
+    """
+    clean, revealed = list(pending), []
+    if network.aligned:
+        whole = (cache.length + len(clean)) // network.block * network.block - cache.length
+        clean, revealed = clean[:whole], clean[whole:]
+    while run.stop_reason is None:
+        room = run.max_tokens - len(run.tokens)
+        size = min(network.block, len(revealed) + room)
+        block: list[int | None] = [*revealed, *[None] * (size - len(revealed))]
+        chances = [1.0] * size
+        emitted = len(revealed)
+        while None in block and not run.interrupted():
+            anchored = bool(clean) and network.adapter is not None
+            clean_TV, noisy_BS = network.forward(cache, clean, block, tail=int(anchored))
+            run.forwards += 1
+            cache.keep(len(clean))
+            clean = []
+            _commit(network, run, rule, block, chances, clean_TV if anchored else None, noisy_BS, emitted)
+            while emitted < size and (token := block[emitted]) is not None:
+                emitted += 1
+                if not run.commit(token, chances[emitted - 1]):
+                    return
+            run.show(block[emitted:])
+        clean, revealed = [token for token in block if token is not None], []
+
+
+def _commit(
+    network: Network,
+    run: Run,
+    rule: UnmaskRule,
+    block: list[int | None],
+    chances: list[float],
+    anchor_1V: Tensor | None,
+    noisy_BS: Tensor,
+    emitted: int,
+) -> None:
+    """Let the rule reveal places of `block`, in place. `anchor_1V` scores the first place, where given."""
+    masked = [place for place, token in enumerate(block) if token is None]
+    start = len(run.tokens) - emitted  # the text's index of the block's first place
+    allowed = run.constraint.allowed()
+    if allowed is not None:
+        place = masked[0]
+        if anchor_1V is not None and place == 0:
+            block[place], chances[place] = run.pick(anchor_1V[0], start, allowed)
+            return
+        if network.draft_vocab_S is not None:
+            allowed = torch.isin(network.draft_vocab_S, allowed).nonzero()[:, 0]
+        index, chances[place] = run.pick(noisy_BS[place], start + place, allowed)
+        block[place] = network.drafted(torch.tensor([index]))[0]
+        return
+    log_MS = noisy_BS[masked].log_softmax(-1)
+    entropy = (-(log_MS.exp() * log_MS).nansum(-1)).tolist()
+    tokens, probability = [], []
+    for row, place in enumerate(masked):
+        index, chance = run.pick(noisy_BS[place], start + place)
+        tokens.append(network.drafted(torch.tensor([index]))[0])
+        probability.append(chance)
+        if place == 0 and anchor_1V is not None:
+            log_V = anchor_1V[0].log_softmax(-1)
+            tokens[row], probability[row] = run.pick(anchor_1V[0], start)
+            entropy[row] = -(log_V.exp() * log_V).nansum().item()
+    for row in rule.choose(probability, entropy):
+        block[masked[row]], chances[masked[row]] = tokens[row], probability[row]

@@ -1,0 +1,127 @@
+"""Where a filling ends: rules on its text, looked at after every committed token. Knows no tokens and no model.
+
+Left alone, a model that was given a gap writes on: the rest of the file, an example of use, a code fence. Each rule names
+a place in the text where the filling was over; the earliest cut wins.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+
+from model.schema import StopReason
+
+_CLOSERS = ")]}"
+
+
+def indent_of(line: str) -> int:
+    """Columns of leading white space, tabs to the next multiple of 8."""
+    return len(line.expandtabs(8)) - len(line.expandtabs(8).lstrip(" "))
+
+
+def last_line(text: str) -> str:
+    return text[text.rfind("\n") + 1 :]
+
+
+def first_filled_line(text: str) -> str | None:
+    """The first line that is not blank, without its end."""
+    return next((line for line in text.splitlines() if line.strip()), None)
+
+
+def suffix_head(suffix: str) -> str:
+    """The suffix up to the end of its first filled line, line end included where it has one: what a filling must not
+    write again. Empty where the suffix is blank."""
+    match = re.match(r"\s*[^\s][^\n]*\n?", suffix)
+    return match.group(0) if match else ""
+
+
+@dataclass
+class Stops:
+    """The rules for one gap. `look` returns a reason once the text is over; `cut` is then where it ends.
+
+    stop_string: the first of `stop`. line: the end of the first filled line (`single_line`). suffix: the text goes
+    on as the suffix does, through the suffix's first filled line. dedent: a line that stands further left than both
+    the gap and what follows it. repetition: the same filled line a fourth time in a row.
+    """
+
+    prefix: str
+    suffix: str
+    stop: tuple[str, ...] = ()
+    single_line: bool = False
+    cut: int = 0
+    _head: str = field(init=False)
+    _floor: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._head = suffix_head(self.suffix)
+        before = last_line(self.prefix)
+        if not before.strip():
+            # The gap begins a line: it belongs to the block of that line, or of the last filled one when at column 0.
+            before = before if before else self._last_filled()
+        after = first_filled_line(self.suffix.partition("\n")[2])
+        self._floor = min(indent_of(before), indent_of(after) if after is not None else 10**6)
+
+    def _last_filled(self) -> str:
+        line = next((line for line in reversed(self.prefix.splitlines()) if line.strip()), "")
+        return line
+
+    def look(self, text: str) -> StopReason | None:
+        """The reason to stop at `text`, the whole filling so far, if there is one; sets `cut`."""
+        found: list[tuple[int, StopReason]] = []
+        for stop in self.stop:
+            if stop and (at := text.find(stop)) >= 0:
+                found.append((at, "stop_string"))
+        if (at := self._line_end(text)) is not None:
+            found.append((at, "line"))
+        if (at := self._suffix_start(text)) is not None:
+            found.append((at, "suffix"))
+        if (at := self._dedent(text)) is not None:
+            found.append((at, "dedent"))
+        if (at := self._repetition(text)) is not None:
+            found.append((at, "repetition"))
+        if not found:
+            self.cut = len(text)
+            return None
+        self.cut, reason = min(found)
+        return reason
+
+    def _line_end(self, text: str) -> int | None:
+        if not self.single_line:
+            return None
+        start = len(text) - len(text.lstrip())
+        at = text.find("\n", start)
+        return at if at >= 0 else None
+
+    def _suffix_start(self, text: str) -> int | None:
+        if not self._head:
+            return None
+        at = text.find(self._head)
+        if at >= 0:
+            return at
+        if not self._head.startswith("\n") and (not self.prefix or self.prefix.endswith("\n")):
+            # The gap holds whole lines: a line that equals the suffix's first but for white space at its ends.
+            wanted = self._head.strip()
+            place = 0
+            for line in text.splitlines(keepends=True):
+                if line.endswith("\n") and line.strip() == wanted and len(wanted) > 3:
+                    return place
+                place += len(line)
+        return None
+
+    def _dedent(self, text: str) -> int | None:
+        place = text.find("\n") + 1
+        while 0 < place < len(text):
+            end = text.find("\n", place)
+            line = text[place : end if end >= 0 else len(text)]
+            body = line.lstrip()
+            if body and indent_of(line) < self._floor and body[0] not in _CLOSERS:
+                return place - 1
+            place = end + 1 if end >= 0 else 0
+        return None
+
+    def _repetition(self, text: str) -> int | None:
+        lines = text.split("\n")[:-1]
+        tail = lines[-4:]
+        if len(tail) == 4 and tail[0].strip() and len(set(tail)) == 1:
+            return len("\n".join(lines[:-3]))
+        return None
