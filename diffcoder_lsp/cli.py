@@ -134,6 +134,28 @@ def _parser() -> argparse.ArgumentParser:
     for action in (start, stop, logs):
         _add_model(action)
 
+    model = commands.add_parser("model", help="fetch, list, check and remove models")
+    actions = model.add_subparsers(title="actions", metavar="ACTION", required=True)
+    for name, run, text in (
+        ("pull", _model_pull, "fetch it, unless it is here; goes on where it was interrupted"),
+        ("path", _model_path, "print where it lies"),
+        ("verify", _model_verify, "check every byte of it"),
+        ("remove", _model_remove, "delete it and all that was made of it"),
+    ):
+        action = actions.add_parser(name, help=text, description=text)
+        action.add_argument(
+            "name", nargs="?" if name != "remove" else None, default="default", help="(%(default)s)"
+        )
+        action.set_defaults(run=run)
+    listing = actions.add_parser("list", help="every model, and what of it is here")
+    listing.add_argument("--json", action="store_true", help="print a JSON array")
+    listing.set_defaults(run=_model_list)
+
+    doctor = commands.add_parser("doctor", help="what works on this machine, and what to do about the rest")
+    doctor.add_argument("--json", action="store_true", help="print a JSON array")
+    _add_model(doctor)
+    doctor.set_defaults(run=_doctor)
+
     return parser
 
 
@@ -283,3 +305,77 @@ def _engine_logs(options: argparse.Namespace) -> int:
 
     print(engine_process.logs(options.model, options.lines))
     return 0
+
+
+def _model_pull(options: argparse.Namespace) -> int:
+    from diffcoder_lsp.terminal import Screen
+    from model import registry, store
+
+    screen = Screen()
+    interrupted = False
+
+    def interrupt(*_: object) -> None:
+        """The first one lets the pull end in order; the parts that are here stay for the next."""
+        nonlocal interrupted
+        interrupted = True
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    signal.signal(signal.SIGINT, interrupt)
+    with screen.transfer(f"pulling {options.name}", registry.find(options.name).bytes) as progress:
+        path = store.pull(options.name, progress, lambda: interrupted)
+    print(f"{options.name} is ready: {path}")
+    return 0
+
+
+def _model_list(options: argparse.Namespace) -> int:
+    from model import store
+
+    models = store.models()
+    if options.json:
+        import msgspec
+
+        print(msgspec.json.encode(models).decode())
+        return 0
+    width = max(len(model.name) for model in models)
+    for model in models:
+        size = f"{model.bytes / 1e9:.1f} GB" if model.bytes else ""
+        print(f"{model.name:{width}}  {model.state:7}  {size:>7}  {model.title}")
+    return 0
+
+
+def _model_path(options: argparse.Namespace) -> int:
+    from model import store
+
+    print(store.model_path(options.name))
+    return 0
+
+
+def _model_verify(options: argparse.Namespace) -> int:
+    from model import store
+
+    print(f"{options.name} is as it should be: {store.verify(options.name)}")
+    return 0
+
+
+def _model_remove(options: argparse.Namespace) -> int:
+    from model import store
+
+    print(f"{options.name} is removed, {store.remove(options.name) / 1e6:,.0f} MB are free again")
+    return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from diffcoder_lsp.doctor import checks
+    from diffcoder_lsp.terminal import Screen
+
+    screen = Screen()
+    found = []
+    for check in checks(options.model):
+        found.append(check)
+        if not options.json:
+            screen.check(check.state, check.name, check.detail, check.advice)
+    if options.json:
+        import msgspec
+
+        print(msgspec.json.encode(found).decode())
+    return int(any(check.state == "problem" for check in found))

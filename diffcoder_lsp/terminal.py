@@ -32,10 +32,10 @@ CONTEXT = 6
 """Lines shown above and below a filling."""
 
 _STYLES: dict[Kind, str] = {"old": "", "new": "bold green", "open": "green", "mask": "dim"}
-_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
-_PICTURES |= dict.fromkeys(range(128, 160), 65533)
-# Characters that reorder what stands around them could make code read otherwise than it is.
-_PICTURES |= dict.fromkeys((*range(8234, 8239), *range(8294, 8298)), 65533)
+# What must not reach a screen as it is: control characters; separators that no editor ends a line at but a
+# terminal might; characters that reorder what stands around them, and so let code read otherwise than it is.
+_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421, 0x2028: 0x2424, 0x2029: 0x2424}
+_PICTURES |= dict.fromkeys([*range(0x80, 0xA0), *range(0x202A, 0x202F), *range(0x2066, 0x206A)], 0xFFFD)
 
 
 @dataclass(frozen=True)
@@ -174,6 +174,59 @@ class Screen:
             self.console.print(_diff(unified), end="")
         else:
             print(unified, end="")
+
+    def check(self, state: str, name: str, detail: str, advice: str) -> None:
+        """One line of a report, and below it what to do."""
+        mark, plain, style = {
+            "ok": ("✓", "ok", "green"),
+            "warning": ("!", "! ", "yellow"),
+            "problem": ("✗", "x ", "bold red"),
+        }[state]
+        if self.is_terminal:
+            from rich.padding import Padding
+            from rich.table import Table
+            from rich.text import Text
+
+            grid = Table.grid(padding=(0, 1, 0, 0))
+            grid.add_column(width=1)
+            grid.add_column(width=10)
+            grid.add_column(overflow="fold")
+            grid.add_row(Text(mark, style), Text(name, "bold"), detail)
+            self.console.print(grid)
+            if advice:
+                self.console.print(Padding(Text(advice, "yellow"), (0, 0, 0, 13)))
+            return
+        print(f"{mark if self.unicode else plain} {name:10} {detail}")
+        if advice:
+            print(f"  {'':10} {advice}")
+
+    @contextmanager
+    def transfer(self, what: str, total: int) -> Iterator[Callable[[int, int], None]]:
+        """While the body runs, show how far it has got: a bar on a terminal, a line each fifth elsewhere."""
+        if not self._is_lively():
+            print(f"{what} ({total / 1e6:,.0f} MB)", flush=True)
+            fifth = 0
+
+            def tell(done: int, total: int) -> None:
+                nonlocal fifth
+                if total and done * 5 // total > fifth:
+                    fifth = done * 5 // total
+                    print(f"{what}: {done / 1e6:,.0f} of {total / 1e6:,.0f} MB", flush=True)
+
+            yield tell
+            return
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
+
+        columns = ("{task.description}", BarColumn(None), DownloadColumn(), TransferSpeedColumn())
+        with Progress(*columns, TimeRemainingColumn(), console=self.console, transient=True) as bar:
+            task = bar.add_task(what, total=total or None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
 
     def engines(self, engines: Sequence[Health]) -> None:
         """One line an engine, or that there is none."""

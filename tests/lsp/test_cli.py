@@ -119,11 +119,11 @@ def test_bad_targets_are_one_sentence(tmp_path):
 def test_a_model_that_does_not_exist_is_one_sentence(tmp_path):
     path = tmp_path / "code.py"
     path.write_text("x = 1\n")
-    for name in ("no-such-model", "../../etc/passwd", "a b", ""):
-        assert "diffcoder model list" in failure("fill", f"{path}:1:1", "--model", name)
+    for name in ("no-such-model", "../../etc/passwd", "a b"):
+        assert "There is no model" in failure("fill", f"{path}:1:1", "--model", name)
     (answer,) = answers("fill", "--stdin-json", stdin=b'{"id":1,"prefix":"a","model":"no-such-model"}\n')
     assert set(answer) == {"id", "error"}
-    assert "diffcoder model list" in answer["error"]
+    assert "There is no model 'no-such-model': use one of default, large" in answer["error"]
 
 
 BAD_FILLS = [
