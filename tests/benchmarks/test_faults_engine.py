@@ -1,0 +1,12 @@
+"""`make faults` in small: the engine killed and abandoned on purpose, with the real default model."""
+
+import pytest
+
+from benchmarks import faults_engine
+
+
+@pytest.mark.model
+def test_kills_and_cancellations_cost_no_answer(default_model: str) -> None:
+    figures = faults_engine.run(scale=0.06)
+    assert [figure.line() for figure in figures if not figure.met] == []
+    assert len(figures) == 7
