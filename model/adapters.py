@@ -35,18 +35,32 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
     header = SafetensorsHeader(path)
     facts = header.metadata
     if facts.get("kind") != "gated":
-        raise DiffcoderError("bad_adapter", f"{path} is not a gated adapter: name a file that `diffcoder train` wrote.")
+        raise DiffcoderError(
+            "bad_adapter", f"{path} is not a gated adapter: name a file that `diffcoder train` wrote."
+        )
     if facts.get("base_sha256") != base_sha256:
-        raise DiffcoderError("bad_adapter", f"{path} was trained for another base model: use it with that model.")
+        raise DiffcoderError(
+            "bad_adapter", f"{path} was trained for another base model: use it with that model."
+        )
     rank, scale = int(json.loads(facts["rank"])), float(json.loads(facts["scale"]))
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     d, m = config.width, config.mlp_width
-    sizes = {"q": (q, d), "k": (kv, d), "v": (kv, d), "o": (d, q), "gate": (m, d), "up": (m, d), "down": (d, m)}
+    sizes = {
+        "q": (q, d),
+        "k": (kv, d),
+        "v": (kv, d),
+        "o": (d, q),
+        "gate": (m, d),
+        "up": (m, d),
+        "down": (d, m),
+    }
 
     def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         region = header.regions.get(name)
         if region is None or tuple(region.shape) != shape:
-            raise DiffcoderError("bad_adapter", f"{path} does not fit this base model ({name} should be {shape}).")
+            raise DiffcoderError(
+                "bad_adapter", f"{path} does not fit this base model ({name} should be {shape})."
+            )
         return read_tensor(header, name).float()
 
     pairs = []
@@ -57,7 +71,13 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
             prefix = f"layers.{n}.{name}.lora_"
             layer[name] = (tensor(prefix + "A", (rank, width)), tensor(prefix + "B", (out, rank)) * scale)
         pairs.append(layer)
-    vocab = read_tensor(header, "draft_vocab").long() if "draft_vocab" in header.regions else torch.arange(config.vocab)
+    vocab = (
+        read_tensor(header, "draft_vocab").long()
+        if "draft_vocab" in header.regions
+        else torch.arange(config.vocab)
+    )
     if vocab.ndim != 1 or not len(vocab) or vocab.min() < 0 or vocab.max() >= config.vocab:
-        raise DiffcoderError("bad_adapter", f"{path} drafts from a vocabulary that this base model does not have.")
+        raise DiffcoderError(
+            "bad_adapter", f"{path} drafts from a vocabulary that this base model does not have."
+        )
     return AdapterFile(Adapter(pairs, tensor("mask_embedding", (d,))), vocab)

@@ -90,7 +90,9 @@ Gate = tuple[Adapter, slice]
 class Decoder:
     """`forward` maps embeddings to normalised hidden states, `logits` maps those to the vocabulary."""
 
-    def __init__(self, config: Config, layers: Sequence[Layer], embedding: Tensor, norm: Tensor, head: Linear):
+    def __init__(
+        self, config: Config, layers: Sequence[Layer], embedding: Tensor, norm: Tensor, head: Linear
+    ):
         self.config, self.layers, self.embedding, self.norm, self.head = config, layers, embedding, norm, head
         half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
         angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half)
@@ -121,7 +123,9 @@ class Decoder:
         last = len(self.layers) - 1
         cos, sin = self._cos[positions_N], self._sin[positions_N]
         for index, layer in enumerate(self.layers):
-            x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None)
+            x_ND = self._attention(
+                index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None
+            )
             if index == last and tail is not None:
                 shift = len(positions_N) - tail
                 gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
@@ -172,132 +176,6 @@ def _gated(index: int, names: Sequence[str], linear: Linear, x_ND: Tensor, gates
     return y_NO
 
 
-def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor: ...
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One block's weights. `qkv` and `gate_up` are fused: rows of q, k, v (gate, up) stacked in that order."""
-
-    attn_norm: Tensor
-    qkv: Linear
-    o: Linear
-    mlp_norm: Tensor
-    gate_up: Linear
-    down: Linear
-    q_norm: Tensor | None = None
-    k_norm: Tensor | None = None
-
-
-class Adapter:
-    """Low-rank products for every linear of every layer, and the embedding of a masked place.
-
-    Left unmerged: the decoder adds B(Ax) on the rows it is told to, so the other rows stay those of the frozen base,
-    bit for bit. `pairs[layer][linear]` is (A, B) with A (R, in) and B (out, R), any scale already in B.
-    """
-
-    def __init__(self, pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]], mask_embedding: Tensor):
-        self.pairs, self.mask_embedding = pairs, mask_embedding
-
-    def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
-        """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
-        start = 0
-        for name in names:
-            down, up = self.pairs[layer][name]
-            y_NO[:, start : start + len(up)].addmm_(x_ND @ down.T, up.T)
-            start += len(up)
-
-
-Gate = tuple[Adapter, slice]
-"""An adapter and the rows on which it acts."""
-
-
-class Decoder:
-    """`forward` maps embeddings to normalised hidden states, `logits` maps those to the vocabulary."""
-
-    def __init__(self, config: Config, layers: Sequence[Layer], embedding: Tensor, norm: Tensor, head: Linear):
-        self.config, self.layers, self.embedding, self.norm, self.head = config, layers, embedding, norm, head
-        half = torch.arange(0, config.head_dim, 2, dtype=torch.float32) / config.head_dim
-        angles = torch.outer(torch.arange(config.context, dtype=torch.float32), config.rope_theta**-half)
-        # Rotate-half convention: the sine of the first half carries the minus sign of the rotation.
-        self._cos = torch.cat([angles.cos(), angles.cos()], -1)[:, None]
-        self._sin = torch.cat([-angles.sin(), angles.sin()], -1)[:, None]
-
-    def embed(self, ids_N: Tensor) -> Tensor:
-        return F.embedding(ids_N, self.embedding).float()
-
-    def logits(self, hidden_ND: Tensor) -> Tensor:
-        """(N, V) float32 scores of the base's whole vocabulary."""
-        return self.head(hidden_ND)
-
-    def forward(
-        self,
-        x_ND: Tensor,
-        positions_N: Tensor,
-        attention: Attention,
-        gates: Sequence[Gate] = (),
-        tail: int | None = None,
-    ) -> Tensor:
-        """Hidden states after the final norm, (N, D); of the last `tail` rows only, when given.
-
-        `tail` may be 0 for a forward that is run for its keys and values alone. With `tail`, gated rows
-        must lie within it.
-        """
-        last = len(self.layers) - 1
-        cos, sin = self._cos[positions_N], self._sin[positions_N]
-        for index, layer in enumerate(self.layers):
-            x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None)
-            if index == last and tail is not None:
-                shift = len(positions_N) - tail
-                gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
-                if tail == 0:
-                    return x_ND
-            x_ND = x_ND + self._mlp(index, layer, x_ND, gates)
-        return F.rms_norm(x_ND, (self.config.width,), self.norm, self.config.norm_eps)
-
-    def _attention(
-        self,
-        index: int,
-        layer: Layer,
-        x_ND: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        attention: Attention,
-        gates: Sequence[Gate],
-        tail: int | None,
-    ) -> Tensor:
-        c = self.config
-        h_ND = F.rms_norm(x_ND, (c.width,), layer.attn_norm, c.norm_eps)
-        qkv = _gated(index, ("q", "k", "v"), layer.qkv, h_ND, gates).view(len(x_ND), -1, c.head_dim)
-        qk, v_NKE = qkv[:, : c.heads + c.kv_heads], qkv[:, c.heads + c.kv_heads :]
-        if layer.q_norm is not None and layer.k_norm is not None:
-            q = F.rms_norm(qk[:, : c.heads], (c.head_dim,), layer.q_norm, c.norm_eps)
-            k = F.rms_norm(qk[:, c.heads :], (c.head_dim,), layer.k_norm, c.norm_eps)
-            qk = torch.cat([q, k], 1)
-        qk = qk * cos + qk.roll(c.head_dim // 2, -1) * sin
-        q_NHE, k_NKE = qk[:, : c.heads], qk[:, c.heads :]
-        if tail is not None:
-            shift = len(x_ND) - tail
-            q_NHE, x_ND = q_NHE[shift:], x_ND[shift:]
-            gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
-        o_ND = attention.attend(index, q_NHE, k_NKE, v_NKE).reshape(len(x_ND), c.heads * c.head_dim)
-        return x_ND + _gated(index, ("o",), layer.o, o_ND, gates) if len(x_ND) else x_ND
-
-    def _mlp(self, index: int, layer: Layer, x_ND: Tensor, gates: Sequence[Gate]) -> Tensor:
-        h_ND = F.rms_norm(x_ND, (self.config.width,), layer.mlp_norm, self.config.norm_eps)
-        gate, up = _gated(index, ("gate", "up"), layer.gate_up, h_ND, gates).chunk(2, -1)
-        return _gated(index, ("down",), layer.down, F.silu(gate) * up, gates)
-
-
-def _gated(index: int, names: Sequence[str], linear: Linear, x_ND: Tensor, gates: Sequence[Gate]) -> Tensor:
-    """The base's product for all rows, an adapter's added on its rows only."""
-    y = linear(x_ND)
-    for adapter, rows in gates:
-        part = adapter.add(index, names, x_ND[rows], y[rows])
-        y = torch.cat([y[: rows.start], part, y[rows.stop :]])
-    return y
-
-
 def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor | None) -> Tensor:
     """Grouped-query attention, (N, H, E). `bias_NT` is 0 where a row may look and -inf where not; None: everywhere.
 
@@ -328,7 +206,9 @@ class KVCache:
 
     def see(self, mask_NT: Tensor | None) -> None:
         """What the next forward's rows see: (N, length + N) booleans, True where a row may look; None: everything."""
-        self._bias = None if mask_NT is None else torch.zeros(mask_NT.shape).masked_fill_(~mask_NT, -torch.inf)
+        self._bias = (
+            None if mask_NT is None else torch.zeros(mask_NT.shape).masked_fill_(~mask_NT, -torch.inf)
+        )
 
     def keep(self, rows: int) -> None:
         """Count the first `rows` rows of the last forward as committed."""

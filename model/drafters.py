@@ -34,8 +34,7 @@ class CostCurve:
 class PromptLookup:
     """Proposes what followed the last occurrence of the newest `order` tokens in `text` and in what was written.
 
-    In an edit most of the old text survives, so its tokens are the best draft there is. With `follow`, a proposal
-    first tries to go on from where the last one was in `text`, so that repeated lines keep their place.
+    In an edit most of the old text survives, so its tokens are the best draft there is.
     """
 
     def __init__(self, text: Sequence[int], order: int = 3):
@@ -57,7 +56,10 @@ class PromptLookup:
     def propose(self, longest: int) -> list[int]:
         """Up to `longest` tokens that may come next; empty where nothing matches."""
         at = self._index.get(tuple(self._text[len(self._text) - self.order :]))
-        return self._text[at : at + longest] if at is not None else []
+        if at is None:
+            return []
+        period = len(self._text) - at  # a text that repeats itself is taken to go on doing so
+        return [self._text[at + n % period] for n in range(longest)]
 
 
 @dataclass
@@ -80,7 +82,9 @@ class Plan:
     masks: int
 
 
-def plan(drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, block: int, worth: float, rows: int) -> Plan:
+def plan(
+    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, block: int, worth: float, rows: int
+) -> Plan:
     """The forward that is expected to commit most tokens a millisecond.
 
     `chances[i]`: probability that draft i is accepted given that those before it are. `worth`: tokens that a set of

@@ -15,7 +15,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
@@ -61,9 +61,18 @@ MAX_STOP_CHARS = 256
 PROOF = FillRequest(prefix="def add(a, b):\n    return a", limits=Limits(max_tokens=4, single_line=True))
 
 
+class Cost(Protocol):
+    """Milliseconds of a forward by its rows, as measured when the generator was loaded."""
+
+    @property
+    def ms(self) -> Mapping[int, float]: ...
+
+
 class Generator(Protocol):
     """What the worker drives: blocking, one call at a time (`model.generator.Generator`)."""
 
+    @property
+    def cost(self) -> Cost: ...
     def fill(
         self, request: FillRequest, on_draft: OnDraft | None = None, cancelled: Callable[[], bool] = ...
     ) -> FillResponse: ...
@@ -196,6 +205,7 @@ class Engine:
 
     `load` makes the generator, on the worker's thread, since it takes seconds; requests that come meanwhile
     wait. If it fails, `problem` says why, every request gets that answer, and the engine never becomes ready.
+    `ms_per_forward` (by rows) is empty until then.
     """
 
     def __init__(
@@ -207,6 +217,7 @@ class Engine:
         clock: Callable[[], float] = time.monotonic,
     ):
         self.problem: DiffcoderError | None = None
+        self.ms_per_forward: Mapping[int, float] = {}
         self._load = load
         self._max_seconds = max_seconds
         self._clock = clock
@@ -355,6 +366,7 @@ class Engine:
         except Exception as error:
             self._fail(error)
             return
+        self.ms_per_forward = generator.cost.ms
         with self._wake:
             self._last_use = self._clock()
             if self._state == "loading":

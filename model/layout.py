@@ -44,7 +44,9 @@ def window(prefix: str, suffix: str, tokens: int) -> tuple[str, str]:
     return prefix, suffix
 
 
-def infill(profile: Profile, prefix: str, suffix: str, snippets: Sequence[Snippet], tokens: int) -> list[Piece]:
+def infill(
+    profile: Profile, prefix: str, suffix: str, snippets: Sequence[Snippet], tokens: int
+) -> list[Piece]:
     """The prompt for the text between `prefix` and `suffix`, which the answer continues directly."""
     spare = tokens // 4 if snippets and profile.file_mark else 0
     excerpts = _excerpts(profile, snippets, spare)

@@ -119,7 +119,9 @@ def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
 
     def linear(key: str, digits: int = 1) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
-        return Int8Linear(read_tensor(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits)
+        return Int8Linear(
+            read_tensor(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits
+        )
 
     layers = []
     for n in range(c.layers):
@@ -133,7 +135,11 @@ def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
         layers.append(Layer(**linears, **norms))
     weight, scale = read_tensor(header, "head.weight"), read_tensor(header, "head.scale")
     decoder = Decoder(
-        c, layers, _mapped(header, "embed.weight"), read_tensor(header, "norm.weight"), Int8Linear(weight, scale)
+        c,
+        layers,
+        _mapped(header, "embed.weight"),
+        read_tensor(header, "norm.weight"),
+        Int8Linear(weight, scale),
     )
     return decoder, _Head(weight, scale)
 

@@ -40,7 +40,14 @@ class Profile:
     begin: str | None = None
 
 
-_QWEN_ENDS = ("<|endoftext|>", "<|im_end|>", "<|file_sep|>", "<|repo_name|>", "<|fim_prefix|>", "<|fim_suffix|>")
+_QWEN_ENDS = (
+    "<|endoftext|>",
+    "<|im_end|>",
+    "<|file_sep|>",
+    "<|repo_name|>",
+    "<|fim_prefix|>",
+    "<|fim_suffix|>",
+)
 
 # Suffix first, the prefix running on into the gap: 44 of 60 HumanEval gaps, against 27 in the usual order (greedy
 # AR, first line kept); and while the user types only the end of the prompt grows.
@@ -101,7 +108,9 @@ def find(name: str, architecture: str, tokens: dict[str, int]) -> Profile:
         return replace(QWEN, weights="base", block=1, name="qwen")
     if "<[MASK_TOKEN]>" in tokens:
         return STABLE_DIFFCODER
-    ends = tuple(mark for mark in ("<|endoftext|>", "<|im_end|>", "</s>", "<|end_of_text|>") if mark in tokens)
+    ends = tuple(
+        mark for mark in ("<|endoftext|>", "<|im_end|>", "</s>", "<|end_of_text|>") if mark in tokens
+    )
     if not ends:
         raise DiffcoderError(
             "unsupported_model", f"No profile fits this {architecture} model: name one in models.toml."

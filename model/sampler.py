@@ -24,7 +24,9 @@ from model.drafters import Belief, CostCurve, PromptLookup, plan
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
-PREFILL_ROWS = 256  # of one forward: enough to keep the products busy, short enough to look at `cancelled` in between
+PREFILL_ROWS = (
+    256  # of one forward: enough to keep the products busy, short enough to look at `cancelled` in between
+)
 
 
 class Constraint(Protocol):
@@ -49,9 +51,11 @@ class Network:
     """A decoder with what the sampler must know of its family.
 
     `block`: places of a noisy block. `mask_id`: never produced, and the embedding of a masked place unless the
-    adapter brings its own. With an `adapter` (gated) the clean rows are the frozen base's and speak AR; without one a
-    `merged` model's clean rows see their whole block where `block_causal`. `aligned`: blocks lie at absolute
-    multiples of `block`. `draft_vocab_S`: ids of the rows of `draft_head`.
+    adapter brings its own. With an `adapter` (gated) the clean rows are the frozen base's and speak AR, and a noisy row
+    predicts the token *after* its place, as the base's rows do: the clean row before the block says what
+    stands at its first place. A merged model's noisy row predicts its own place, and its clean rows see their whole
+    block where `block_causal`. `aligned`: blocks lie at absolute multiples of `block`. `draft_vocab_S`: ids of the
+    rows of `draft_head`.
     """
 
     decoder: Decoder
@@ -66,6 +70,11 @@ class Network:
     @property
     def diffuses(self) -> bool:
         return self.mask_id is not None
+
+    @property
+    def shift(self) -> int:
+        """How many places behind its own a noisy row predicts."""
+        return int(self.adapter is not None)
 
     @property
     def speaks_ar(self) -> bool:
@@ -84,7 +93,9 @@ class Network:
         n, b, past = len(clean), len(noisy), cache.length
         ids_N = torch.tensor([*clean, *(0 if token is None else token for token in noisy)])
         if self.adapter is None and self.mask_id is not None:
-            ids_N[n:] = torch.tensor([self.mask_id if token is None else token for token in noisy], dtype=torch.long)
+            ids_N[n:] = torch.tensor(
+                [self.mask_id if token is None else token for token in noisy], dtype=torch.long
+            )
         x_ND = self.decoder.embed(ids_N)
         if self.adapter is not None:
             for place, token in enumerate(noisy):
@@ -109,15 +120,15 @@ class Network:
     def _noisy_logits(self, hidden_BD: Tensor) -> Tensor:
         if not len(hidden_BD):
             return hidden_BD.new_zeros(0, 0)
-        if self.draft_head is not None:
-            return self.draft_head(hidden_BD)
-        logits = self.decoder.logits(hidden_BD)
-        logits[:, self.mask_id] = -torch.inf
-        return logits
+        if self.draft_head is not None and self.draft_vocab_S is not None:
+            return self.draft_head(hidden_BD).masked_fill_(self.draft_vocab_S == self.mask_id, -torch.inf)
+        logits_BV = self.decoder.logits(hidden_BD)
+        logits_BV[:, self.mask_id] = -torch.inf
+        return logits_BV
 
-    def drafted(self, index_B: Tensor) -> list[int]:
+    def drafted(self, index_B: Sequence[int]) -> list[int]:
         """Ids of the whole vocabulary for indices into the noisy rows' scores."""
-        return (index_B if self.draft_vocab_S is None else self.draft_vocab_S[index_B]).tolist()
+        return list(index_B) if self.draft_vocab_S is None else self.draft_vocab_S[list(index_B)].tolist()
 
 
 @dataclass(frozen=True)
@@ -190,7 +201,10 @@ class Run:
         scores_NV = logits_NV
         if self.temperature > 0:
             scores_NV = torch.stack(
-                [row / self.temperature + _gumbel(len(row), self.seed, place + n) for n, row in enumerate(logits_NV)]
+                [
+                    row / self.temperature + _gumbel(len(row), self.seed, place + n)
+                    for n, row in enumerate(logits_NV)
+                ]
             )
         index_N = scores_NV.argmax(-1)
         probability_N = (logits_NV.gather(1, index_N[:, None])[:, 0] - logits_NV.logsumexp(-1)).exp()
@@ -228,8 +242,7 @@ def verify(
     `pending`: the prompt's last tokens, not yet in the cache (at least one). A forward holds them, the drafted tokens
     behind them and, where it pays, a masked block behind those. Row i of the clean ones says which token follows;
     drafts are accepted as long as they agree, and the first row that disagrees still gives its token. When all agree,
-    the masked block drafts the next ones: it stands where the last row's token goes, so its first place only
-    says how far the rest can be trusted.
+    that token is the first place of the masked block, whose rows draft the ones after it.
     """
     assert pending and network.speaks_ar
     clean, offer, chances, from_lookup = list(pending), [], [], False
@@ -240,7 +253,7 @@ def verify(
     while not run.interrupted():
         room = run.max_tokens - len(run.tokens)
         worth = denoised.rate / max(1e-6, 1 - denoised.rate) if denoised.rate < 0.95 else 19.0
-        worth = min(worth, float(network.block - 1))
+        worth = min(worth, float(network.block))
         step = plan(offer[: room - 1], chances, cost, masks_on_offer if room > 2 else 0, worth, len(clean))
         clean_TV, noisy_BS = network.forward(
             cache, [*clean, *step.drafts], [None] * step.masks, tail=1 + len(step.drafts)
@@ -268,20 +281,9 @@ def verify(
         if lookup is not None and (found := lookup.propose(32)):
             offer, chances, from_lookup = found, [looked.rate] * len(found), True
         elif step.masks and accepted == len(step.drafts):
-            offer, chances = _drafts(network, noisy_BS, clean[0])
+            best_B = noisy_BS.log_softmax(-1).max(-1)
+            offer, chances = network.drafted(best_B.indices.tolist()), best_B.values.exp().tolist()
         run.show(offer)
-
-
-def _drafts(network: Network, noisy_BS: Tensor, first: int) -> tuple[list[int], list[float]]:
-    """Tokens for the second place of the block and on, with their chances, once the first is known."""
-    log_BS = noisy_BS.log_softmax(-1)
-    best_B = log_BS.max(-1)
-    tokens = network.drafted(best_B.indices)
-    chances = best_B.values.exp().tolist()
-    if tokens[0] != first and len(chances) > 1:
-        # The block was denoised around another first token: what it says of the second was said of another text.
-        chances[1] *= 0.5
-    return tokens[1:], chances[1:]
 
 
 def denoise(
@@ -293,9 +295,9 @@ def denoise(
 ) -> None:
     """Block diffusion: mask a block, forward, commit what the rule picks, until no mask is left; then the next block.
 
-    `pending`: the prompt's tokens that are not in the cache. With a gated adapter, the clean row before the block is
-    the base's, and its scores stand for the block's first place in the forward that writes that row. Places that
-    a constraint governs are committed left to right.
+    `pending`: the prompt's tokens that are not in the cache. With a gated adapter, the clean row before the block
+    settles its first place in the forward that commits that row, whatever the rule picks besides. Places that a
+    constraint governs are committed left to right.
     """
     clean, revealed = list(pending), []
     if network.aligned:
@@ -332,30 +334,30 @@ def _commit(
     noisy_BS: Tensor,
     emitted: int,
 ) -> None:
-    """Let the rule reveal places of `block`, in place. `anchor_1V` scores the first place, where given."""
-    masked = [place for place, token in enumerate(block) if token is None]
+    """Let the rule reveal places of `block`, in place. `anchor_1V` scores the first place, where a clean row does."""
     start = len(run.tokens) - emitted  # the text's index of the block's first place
-    allowed = run.constraint.allowed()
-    if allowed is not None:
+    masked = [place for place, token in enumerate(block) if token is None]
+    if (allowed := run.constraint.allowed()) is not None:
         place = masked[0]
-        if anchor_1V is not None and place == 0:
-            block[place], chances[place] = run.pick(anchor_1V[0], start, allowed)
+        if anchor_1V is not None:
+            block[0], chances[0] = run.pick(anchor_1V[0], start, allowed)
             return
         if network.draft_vocab_S is not None:
             allowed = torch.isin(network.draft_vocab_S, allowed).nonzero()[:, 0]
-        index, chances[place] = run.pick(noisy_BS[place], start + place, allowed)
-        block[place] = network.drafted(torch.tensor([index]))[0]
+        index, chances[place] = run.pick(noisy_BS[place - network.shift], start + place, allowed)
+        block[place] = network.drafted([index])[0]
         return
-    log_MS = noisy_BS[masked].log_softmax(-1)
-    entropy = (-(log_MS.exp() * log_MS).nansum(-1)).tolist()
-    tokens, probability = [], []
-    for row, place in enumerate(masked):
-        index, chance = run.pick(noisy_BS[place], start + place)
-        tokens.append(network.drafted(torch.tensor([index]))[0])
-        probability.append(chance)
-        if place == 0 and anchor_1V is not None:
-            log_V = anchor_1V[0].log_softmax(-1)
-            tokens[row], probability[row] = run.pick(anchor_1V[0], start)
-            entropy[row] = -(log_V.exp() * log_V).nansum().item()
-    for row in rule.choose(probability, entropy):
-        block[masked[row]], chances[masked[row]] = tokens[row], probability[row]
+    picks: list[tuple[int, float]] = []
+    entropy: list[float] = []
+    for place in masked:
+        anchored = place == 0 and anchor_1V is not None
+        row = anchor_1V[0] if anchored and anchor_1V is not None else noisy_BS[place - network.shift]
+        index, chance = run.pick(row, start + place)
+        picks.append((index if anchored else network.drafted([index])[0], chance))
+        log_V = row.log_softmax(-1)
+        entropy.append(-(log_V.exp() * log_V).nansum().item())
+    chosen = rule.choose([chance for _, chance in picks], entropy)
+    if anchor_1V is not None:
+        chosen = sorted({0, *chosen})  # no later forward will say anything of the first place
+    for at in chosen:
+        block[masked[at]], chances[masked[at]] = picks[at]

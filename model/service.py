@@ -171,6 +171,7 @@ class Service:
             rss_bytes=rss_bytes(),
             tokens=stats.tokens,
             forwards=stats.forwards,
+            ms_per_forward={str(rows): round(ms, 2) for rows, ms in self.engine.ms_per_forward.items()},
         )
 
     def _metrics(self) -> str:

@@ -1,7 +1,7 @@
 """The rules that choose which places of a noisy block to commit after a forward. Plain numbers in, indices out.
 
 Each place brings its best token's probability and the entropy (nats) of its distribution, in the block's order. Every
-rule commits at least one place, so that a block of B places ends after at most B forwards.
+forward commits at least one place, so that a block of B places ends after at most B forwards.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ class UnmaskRule:
     @classmethod
     def of(cls, name: Rule, threshold: float | None) -> UnmaskRule:
         value = DEFAULTS[name] if threshold is None else threshold
-        if not (0 <= value < float("inf")) or (name == "confidence" and value > 1) or (name == "top_k" and value < 1):
-            raise DiffcoderError("bad_request", f"The threshold {value} does not fit the rule {name}: leave it out.")
+        if (
+            not (0 <= value < float("inf"))
+            or (name == "confidence" and value > 1)
+            or (name == "top_k" and value < 1)
+        ):
+            raise DiffcoderError(
+                "bad_request", f"The threshold {value} does not fit the rule {name}: leave it out."
+            )
         return cls(name, value)
 
     def choose(self, probability: Sequence[float], entropy: Sequence[float]) -> list[int]:
@@ -44,7 +50,9 @@ class UnmaskRule:
         if self.name == "top_k":
             return sorted(sorted(range(n), key=lambda i: (-probability[i], i))[: int(self.threshold)])
         order, chosen, total = sorted(range(n), key=lambda i: (entropy[i], i)), [], 0.0
-        for i in order:  # ascending, so the largest of the sum is the newest: what counts is the sum before it
+        for (
+            i
+        ) in order:  # ascending, so the largest of the sum is the newest: what counts is the sum before it
             if chosen and total > self.threshold:
                 break
             chosen.append(i)

@@ -1,0 +1,390 @@
+"""One loaded model: requests in text, answers in text. Joins layout, healing, sampler, stop rules and prefix cache.
+
+Blocking, one call at a time. Knows no sockets, no queues, no editors.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+
+from model import layout, loading, sampler
+from model.drafters import Belief, CostCurve, PromptLookup
+from model.healing import Healing, Spellings
+from model.layout import Mark, Piece, Selection
+from model.loading import Loaded
+from model.prefix_cache import PrefixCache
+from model.sampler import Free, Network, Run
+from model.schema import (
+    DiffcoderError,
+    Draft,
+    EditRequest,
+    EditResponse,
+    FillRequest,
+    FillResponse,
+    Limits,
+    ScoreRequest,
+    ScoreResponse,
+    StopReason,
+    TokenScore,
+    Usage,
+)
+from model.stops import Stops
+from model.tokens import encode_text
+from model.unmask import UnmaskRule
+
+FILL_TOKENS = 1536  # of a gap's prompt: what two cores read in a few seconds when nothing of it is cached
+EDIT_TOKENS = 3072
+WINDOW = 4096  # prompt and answer of the longest request
+CACHE_BUFFERS = 3
+_MEASURED_ROWS = (1, 2, 4, 6, 8, 12, 16, 32)
+
+OnDraft = Callable[[Draft], None]
+
+
+def never() -> bool:
+    return False
+
+
+class Generator:
+    """`fill`, `edit` and `score` with one model. Raises DiffcoderError for what a caller can mend."""
+
+    def __init__(self, loaded: Loaded):
+        self.name, self.profile = loaded.name, loaded.profile
+        self.tokens, self._tokenizer = loaded.tokens, loaded.tokenizer
+        self._decoder = loaded.decoder
+        self._spellings = Spellings(loaded.tokens)
+        gated = loaded.adapter
+        diffuses = gated is not None or self.profile.weights == "merged"
+        self.network = Network(
+            loaded.decoder,
+            block=self.profile.block if diffuses else 1,
+            mask_id=self._id(self.profile.mask) if diffuses and self.profile.mask else None,
+            adapter=gated.adapter if gated else None,
+            draft_head=loaded.draft_head,
+            draft_vocab_S=gated.draft_vocab_S if gated else None,
+            block_causal=self.profile.clean == "block_causal",
+            aligned=self.profile.aligned,
+        )
+        self._ends = frozenset(
+            self._id(mark) for mark in self.profile.ends if mark in self.tokens.special_ids
+        )
+        self._window = min(WINDOW, loaded.decoder.config.context)
+        self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
+        self._beliefs: dict[str, Belief] = {}
+        self.cost = self._measure()
+
+    @classmethod
+    def load(
+        cls, name: str = "default", *, threads: int | None = None, adapter: Path | None = None
+    ) -> Generator:
+        """Load by registry name or path; `threads` defaults to this process's processors."""
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        return cls(loading.load(name, adapter=adapter))
+
+    @property
+    def verify_default(self) -> str:
+        return "ar" if self.network.speaks_ar else "none"
+
+    def fill(
+        self, request: FillRequest, on_draft: OnDraft | None = None, cancelled: Callable[[], bool] = never
+    ) -> FillResponse:
+        """Write what stands between prefix and suffix.
+
+        The last token of the prefix is written again with the filling, its spelling fixed: the user's cursor
+        rarely stands where the model's tokens end.
+        """
+        started, limits = time.monotonic(), request.limits
+        pieces = layout.infill(self.profile, request.prefix, request.suffix, request.snippets, FILL_TOKENS)
+        ids, typed = self._healed(self._encode(pieces))
+        stops = Stops(request.prefix, request.suffix, limits.stop, limits.single_line)
+        text = _Text(self, typed, stops)
+        run = self._run(limits, text.until, on_draft, cancelled, typed, text, started)
+        usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
+        answer, kept = text.result(run)
+        return FillResponse(
+            text=answer,
+            confidence=_confidence(run.probabilities[:kept]),
+            stop_reason=_reason(run),
+            usage=usage,
+            model=self.name,
+        )
+
+    def edit(
+        self, request: EditRequest, on_draft: OnDraft | None = None, cancelled: Callable[[], bool] = never
+    ) -> EditResponse:
+        """Rewrite the selected lines; every other character of the file stays as it is."""
+        if not request.instruction.strip():
+            raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
+        started, limits = time.monotonic(), request.limits
+        selection = Selection.of(request)
+        old = self._encode([selection.text])
+        if len(old) > EDIT_TOKENS // 2:
+            raise DiffcoderError(
+                "too_long",
+                f"The selection has {len(old)} tokens and at most {EDIT_TOKENS // 2} fit: select fewer lines.",
+            )
+        ids = self._encode(layout.edit(self.profile, request, selection, EDIT_TOKENS))
+        stops = Stops("", "", (*limits.stop, "\n```"))
+        text = _Text(self, b"", stops)
+        run = self._run(limits, text.until, on_draft, cancelled, b"", text, started)
+        usage = self._generate(ids, run, limits, PromptLookup(ids, order=2), started)
+        answer, kept = text.result(run)
+        reason = _reason(run)
+        complete = reason in ("end_token", "stop_string")
+        replacement = (
+            selection.restore(answer)
+            if complete
+            else request.before[len(selection.before) : len(request.before) - len(selection.after)]
+        )
+        return EditResponse(
+            text=selection.before + replacement + selection.after,
+            replacement=replacement,
+            confidence=_confidence(run.probabilities[:kept]),
+            stop_reason=reason,
+            usage=usage,
+            model=self.name,
+        )
+
+    def score(self, request: ScoreRequest) -> ScoreResponse:
+        """Log-probability of each token of `text`, in nats: "ar" given all before it, "diffusion" given that
+        and the rest of its block (every place of a block masked in turn)."""
+        started = time.monotonic()
+        if request.mode == "ar" and not self.network.speaks_ar:
+            raise DiffcoderError(
+                "unsupported_model", "This model has no autoregressive scores: ask for mode diffusion."
+            )
+        if request.mode == "diffusion" and not self.network.diffuses:
+            raise DiffcoderError("unsupported_model", "This model does not denoise: ask for mode ar.")
+        text_ids = self._encode([request.text])
+        room = self._window - len(text_ids) - self.network.block
+        if room < 1:
+            raise DiffcoderError(
+                "too_long", f"The text has {len(text_ids)} tokens and at most {self._window - 16} fit."
+            )
+        ids = self._encode(
+            layout.infill(self.profile, request.prefix, request.suffix, (), min(FILL_TOKENS, room))
+        )
+        ids = ids[-room:] or [self._end_of_text()]
+        run = Run(max_tokens=1, ends=frozenset())
+        cache, cached = self._cache.take(ids)
+        sampler.prefill(self.network, cache, ids[cached:-1], run)
+        score = self._score_ar if request.mode == "ar" else self._score_diffusion
+        logs = score(cache, ids[-1], text_ids, run)
+        self._cache.give(cache, [*ids, *text_ids])
+        scores, place = [], 0
+        decoded = b""
+        for id, log in zip(text_ids, logs, strict=True):
+            scores.append(TokenScore(self.tokens.decode([id]), place, log))
+            decoded += self.tokens.bytes[id]
+            place = len(decoded.decode("utf-8", errors="ignore"))
+        ms = (time.monotonic() - started) * 1000
+        usage = Usage(
+            tokens=len(text_ids),
+            forwards=run.forwards,
+            prefill_tokens=len(ids) - cached,
+            cached_tokens=cached,
+            ms=ms,
+            prefill_ms=ms,
+        )
+        return ScoreResponse(tokens=tuple(scores), usage=usage, model=self.name)
+
+    def _score_ar(self, cache: sampler.KVCache, last: int, ids: Sequence[int], run: Run) -> list[float]:
+        logs: list[float] = []
+        rows = [last, *ids[:-1]]
+        for start in range(0, len(ids), sampler.PREFILL_ROWS):
+            chunk = rows[start : start + sampler.PREFILL_ROWS]
+            scores_NV, _ = self.network.forward(cache, chunk, (), len(chunk))
+            run.forwards += 1
+            cache.keep(len(chunk))
+            targets = torch.tensor(ids[start : start + len(chunk)])
+            logs += scores_NV.log_softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
+        return logs
+
+    def _score_diffusion(
+        self, cache: sampler.KVCache, last: int, ids: Sequence[int], run: Run
+    ) -> list[float]:
+        network = self.network
+        rows = (
+            torch.arange(len(self.tokens.bytes)) if network.draft_vocab_S is None else network.draft_vocab_S
+        )
+        logs, clean = [], [last]
+        for start in range(0, len(ids), network.block):
+            block = list(ids[start : start + network.block])
+            for place, token in enumerate(block):
+                noisy: list[int | None] = [None if at == place else other for at, other in enumerate(block)]
+                _, scores_BS = network.forward(cache, clean, noisy, 0)
+                run.forwards += 1
+                cache.keep(len(clean))
+                clean = []
+                at = (rows == token).nonzero()
+                logs.append(
+                    scores_BS[place].log_softmax(-1)[at[0, 0]].item() if len(at) else -math.log(len(rows)) * 2
+                )
+            clean = block
+        return logs
+
+    def _run(
+        self,
+        limits: Limits,
+        until: Callable[[list[int]], StopReason | None],
+        on_draft: OnDraft | None,
+        cancelled: Callable[[], bool],
+        typed: bytes,
+        text: _Text,
+        started: float,
+    ) -> Run:
+        if limits.max_tokens < 1:
+            raise DiffcoderError(
+                "bad_request", f"max_tokens is {limits.max_tokens}: ask for at least 1 token."
+            )
+        if not 0 <= limits.temperature <= 10:
+            raise DiffcoderError(
+                "bad_request", f"The temperature {limits.temperature} is not between 0 and 10."
+            )
+        return Run(
+            max_tokens=min(limits.max_tokens, self._window // 4) + (1 if typed else 0),
+            ends=self._ends,
+            until=until,
+            constraint=Healing(self._spellings, typed) if typed else Free(),
+            temperature=limits.temperature,
+            seed=limits.seed,
+            deadline=started + limits.deadline_ms / 1000 if limits.deadline_ms is not None else None,
+            cancelled=cancelled,
+            on_draft=None if on_draft is None else lambda draft: on_draft(text.draft(draft)),
+        )
+
+    def _generate(
+        self, ids: list[int], run: Run, limits: Limits, lookup: PromptLookup, started: float
+    ) -> Usage:
+        """Prefill what the cache lacks and run the sampler; what it wrote stays in the cache."""
+        verified = limits.verify or self.verify_default
+        if verified == "ar" and not self.network.speaks_ar:
+            raise DiffcoderError(
+                "unsupported_model", "This model cannot verify its drafts: ask for verify none."
+            )
+        if verified == "none" and not self.network.diffuses:
+            raise DiffcoderError("unsupported_model", "This model does not denoise: ask for verify ar.")
+        if len(ids) + run.max_tokens + 64 > self._window:
+            ids = ids[:3] + ids[len(ids) + 3 + run.max_tokens + 64 - self._window :]
+        rule = UnmaskRule.of(limits.rule or "confidence", limits.threshold)
+        cache, cached = self._cache.take(ids)
+        new = ids[cached:]
+        # The last rows of the prompt ride in the first forward that drafts.
+        split = max(0, len(new) - 1) if len(new) <= sampler.PREFILL_ROWS else (len(new) - 1) // 256 * 256
+        split = 0 if len(new) <= sampler.PREFILL_ROWS and not self.network.aligned else split
+        done = sampler.prefill(self.network, cache, new[:split], run)
+        prefilled = time.monotonic()
+        if done == split and run.stop_reason is None:
+            if verified == "ar":
+                sampler.verify(self.network, cache, new[split:], run, self.cost, lookup, self._beliefs)
+            else:
+                sampler.denoise(self.network, cache, new[split:], run, rule)
+        self._cache.give(cache, [*ids, *run.tokens])
+        now = time.monotonic()
+        return Usage(
+            tokens=len(run.tokens),
+            forwards=run.forwards,
+            prefill_tokens=len(new),
+            cached_tokens=cached,
+            ms=(now - started) * 1000,
+            prefill_ms=(prefilled - started) * 1000,
+        )
+
+    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+        ids: list[int] = []
+        for piece in pieces:
+            if isinstance(piece, Mark):
+                ids.append(self._id(piece.name))
+            elif piece:
+                ids += encode_text(self._tokenizer, piece)
+        return ids
+
+    def _healed(self, ids: list[int]) -> tuple[list[int], bytes]:
+        """The prompt without its last token where that may be a part of a longer one, and what it spells."""
+        if not ids:
+            return [self._end_of_text()], b""
+        piece = self.tokens.bytes[ids[-1]]
+        if not piece or piece.endswith(b"\n") or len(ids) == 1:
+            return ids, b""
+        return ids[:-1], piece
+
+    def _end_of_text(self) -> int:
+        return min(self._ends)
+
+    def _id(self, mark: str) -> int:
+        found = self.tokens.special_ids.get(mark)
+        if found is None:
+            raise DiffcoderError(
+                "unsupported_model", f"This model's tokenizer has no {mark}: its profile is another one's."
+            )
+        return found
+
+    def _measure(self) -> CostCurve:
+        """What a forward costs here by its rows: the median of three, over a short context."""
+        cache, _ = self._cache.take([0] * 2)
+        ms = {}
+        for rows in _MEASURED_ROWS:
+            times = []
+            for _ in range(3):
+                start = time.perf_counter()
+                self.network.forward(cache, [0] * rows, (), rows)
+                times.append((time.perf_counter() - start) * 1000)
+            ms[rows] = statistics.median(times)
+        self._cache.give(cache, [])
+        return CostCurve(ms)
+
+
+class _Text:
+    """The filling as text while its tokens come, and where it ends."""
+
+    def __init__(self, generator: Generator, typed: bytes, stops: Stops):
+        self._bytes, self._typed, self._stops = generator.tokens.bytes, typed, stops
+        self._raw, self._count = b"", 0
+
+    def until(self, tokens: list[int]) -> StopReason | None:
+        for token in tokens[self._count :]:
+            self._raw += self._bytes[token]
+        self._count = len(tokens)
+        return self._stops.look(self._decode(self._raw))
+
+    def result(self, run: Run) -> tuple[str, int]:
+        """The final text, and how many of the run's tokens it took."""
+        text = self._decode(self._raw)
+        if run.stop_reason in ("end_token", "budget", "deadline", "cancelled"):
+            return text, len(run.tokens)
+        text = text[: self._stops.cut]
+        size, kept, spelled = len(self._typed) + len(text.encode()), 0, 0
+        while kept < len(run.tokens) and spelled < size:
+            spelled += len(self._bytes[run.tokens[kept]])
+            kept += 1
+        return text, kept
+
+    def draft(self, draft: sampler.Draft) -> Draft:
+        raw = b"".join(self._bytes[token] for token in draft.tokens)
+        block = tuple(
+            None if token is None else self._bytes[token].decode("utf-8", errors="replace")
+            for token in draft.block
+        )
+        return Draft(text=self._decode(raw), block=block, forwards=draft.forwards)
+
+    def _decode(self, raw: bytes) -> str:
+        return raw[len(self._typed) :].decode("utf-8", errors="ignore")
+
+
+def _confidence(probabilities: Sequence[float]) -> float:
+    """Geometric mean of the tokens' probabilities."""
+    if not probabilities:
+        return 1.0
+    return math.exp(sum(math.log(max(p, 1e-9)) for p in probabilities) / len(probabilities))
+
+
+def _reason(run: Run) -> StopReason:
+    assert run.stop_reason is not None
+    return run.stop_reason

@@ -1,0 +1,108 @@
+"""Tiny random networks of every kind the sampler knows, for tests of laws that hold whatever the weights.
+
+Their linears are int8, as the engine's are: results do not depend on which rows are computed together.
+"""
+
+from __future__ import annotations
+
+import torch
+
+from model.decoder import Adapter, Config, Decoder, Layer
+from model.drafters import CostCurve
+from model.quantise import Int8Linear, quantise_weight
+from model.sampler import Network
+
+VOCAB, MASK, END = 61, 5, 2
+FLAT = CostCurve({1: 1.0, 64: 1.2})
+STEEP = CostCurve({1: 1.0, 64: 64.0})
+
+
+def config(**changes: object) -> Config:
+    base = dict(
+        layers=2,
+        width=32,
+        heads=4,
+        kv_heads=2,
+        head_dim=8,
+        mlp_width=48,
+        vocab=VOCAB,
+        rope_theta=1e4,
+        norm_eps=1e-6,
+        qkv_bias=True,
+        qk_norm=False,
+        tied=False,
+        context=512,
+    )
+    return Config(**(base | changes))  # type: ignore[arg-type]
+
+
+def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Int8Linear:
+    return Int8Linear(*quantise_weight(weight), bias)
+
+
+def decoder(c: Config, seed: int) -> Decoder:
+    g = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int) -> torch.Tensor:
+        return torch.randn(shape, generator=g) / shape[-1] ** 0.5
+
+    kv = c.kv_heads * c.head_dim
+    layers = [
+        Layer(
+            attn_norm=torch.ones(c.width),
+            qkv=linear(
+                random(c.heads * c.head_dim + 2 * kv, c.width) * 2, random(c.heads * c.head_dim + 2 * kv)
+            ),
+            o=linear(random(c.width, c.heads * c.head_dim)),
+            mlp_norm=torch.ones(c.width),
+            gate_up=linear(random(2 * c.mlp_width, c.width) * 2),
+            down=linear(random(c.width, c.mlp_width)),
+        )
+        for _ in range(c.layers)
+    ]
+    return Decoder(c, layers, random(c.vocab, c.width) * 4, torch.ones(c.width), linear(head_weight(c, seed)))
+
+
+def head_weight(c: Config, seed: int) -> torch.Tensor:
+    return (
+        torch.randn(c.vocab, c.width, generator=torch.Generator().manual_seed(seed + 100)) / c.width**0.5 * 3
+    )
+
+
+def adapter(c: Config, seed: int, rank: int = 4) -> Adapter:
+    g = torch.Generator().manual_seed(seed)
+    q, kv, d, m = c.heads * c.head_dim, c.kv_heads * c.head_dim, c.width, c.mlp_width
+    sizes = {
+        "q": (q, d),
+        "k": (kv, d),
+        "v": (kv, d),
+        "o": (d, q),
+        "gate": (m, d),
+        "up": (m, d),
+        "down": (d, m),
+    }
+    pairs = [
+        {
+            name: (torch.randn(rank, i, generator=g) / i**0.5, torch.randn(o, rank, generator=g) / rank**0.5)
+            for name, (o, i) in sizes.items()
+        }
+        for _ in range(c.layers)
+    ]
+    return Adapter(pairs, torch.randn(c.width, generator=g))
+
+
+def network(kind: str, block: int, seed: int) -> Network:
+    """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), merged (block-causal, aligned)."""
+    c = config()
+    d = decoder(c, seed)
+    if kind == "base":
+        return Network(d)
+    if kind == "merged":
+        return Network(d, block=block, mask_id=MASK, block_causal=True, aligned=True)
+    if kind == "gated":
+        return Network(d, block=block, mask_id=MASK, adapter=adapter(c, seed + 1))
+    vocab = torch.tensor([id for id in range(VOCAB) if id % 3 or id == END])
+    head = linear(head_weight(c, seed)[vocab])
+    return Network(
+        d, block=block, mask_id=MASK, adapter=adapter(c, seed + 1), draft_head=head, draft_vocab_S=vocab
+    )
