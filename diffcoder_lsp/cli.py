@@ -32,8 +32,12 @@ RULES = ("sequential", "confidence", "entropy_bound", "top_k")
 VERIFY = ("ar", "none")
 """The values of `model.schema.Rule` and `Verify`, which would cost `--help` an import."""
 
-PROGRAMS: dict[str, tuple[str, str]] = {}
-"""Commands with a parser of their own: module with `main(arguments)`, and what they are for."""
+PROGRAMS = {
+    "demo": ("diffcoder_lsp.demo", "fill a gap in a real module and edit another, in a temporary folder"),
+    "train": ("training.cli", "make the models: corpus, training, what came of it"),
+    "eval": ("evaluation.cli", "measure them: benchmarks, run here, in a sandbox"),
+}
+"""Commands with a parser of their own: the module whose `main(arguments)` they are, and what they are for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -72,11 +76,24 @@ def _fail(message: str) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     if arguments and arguments[0] in PROGRAMS:
-        module, _ = PROGRAMS[arguments[0]]
-        return int(import_module(module).main(list(arguments[1:])) or 0)
+        return _program(*arguments)
     options = _parser().parse_args(arguments)
     run: Callable[[argparse.Namespace], int] = options.run
     return run(options)
+
+
+def _program(name: str, *arguments: str) -> int:
+    """Run a command of another package. By name, so that the editor's side depends on none of them."""
+    try:
+        run = import_module(PROGRAMS[name][0]).main
+    except ModuleNotFoundError as error:
+        from model.schema import DiffcoderError
+
+        raise DiffcoderError(
+            "not_installed",
+            f"`diffcoder {name}` needs the package {error.name}: install `diffcoder[{name}]` with pip.",
+        ) from None
+    return int(run(list(arguments)))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -155,6 +172,9 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print a JSON array")
     _add_model(doctor)
     doctor.set_defaults(run=_doctor)
+
+    for name, (_, text) in PROGRAMS.items():
+        commands.add_parser(name, help=text)
 
     return parser
 

@@ -23,11 +23,11 @@ from model.schema import DiffcoderError, EditRequest, Limits
 
 def fill(
     target: str, limits: Limits, *, model: str = "default", write: bool = False, as_json: bool = False
-) -> None:
+) -> str:
     """Fill the gap that `target` names (FILE:LINE:COL), or every marker of the file (FILE).
 
     Several gaps are filled from the first to the last, each with the answers before it in place; the file
-    is written once, when all are filled.
+    is written once, when all are filled. Returns the whole new text.
     """
     position = re.fullmatch(r"(.+):(\d{1,9}):(\d{1,9})", target, re.DOTALL)
     if position is None and re.fullmatch(r".+:\d+", target) and not Path(target).exists():
@@ -63,6 +63,7 @@ def fill(
         write_file(source, done)
         if not as_json:
             screen.note(f"{source.path} is written")
+    return done
 
 
 def edit(
@@ -73,8 +74,11 @@ def edit(
     model: str = "default",
     write: bool = False,
     as_json: bool = False,
-) -> None:
-    """Rewrite the lines that `target` names (FILE:START-END, or FILE:LINE) as `instruction` says."""
+) -> str:
+    """Rewrite the lines that `target` names (FILE:START-END, or FILE:LINE) as `instruction` says.
+
+    Returns the whole new text.
+    """
     lines = re.fullmatch(r"(.+):(\d{1,9})(?:-(\d{1,9}))?", target, re.DOTALL)
     if lines is None:
         raise DiffcoderError(
@@ -109,15 +113,19 @@ def edit(
     if as_json:
         place = {"path": str(source.path), "start": start, "end": end}
         _print_json(place | {"text": text, "diff": diff} | costs(response) | {"model": response.model})
-    elif diff:
-        screen.diff(diff)
-        screen.note(status(response))
     else:
-        screen.note(f"the model changed nothing · {status(response)}")
+        screen.diff(diff)
+        if not diff:
+            whole = response.stop_reason in ("end_token", "stop_string")
+            screen.note(
+                "the model changed nothing" if whole else "nothing is changed: the answer was cut short"
+            )
+        screen.note(status(response))
     if write and diff:
         write_file(source, text)
         if not as_json:
             screen.note(f"{source.path} is written")
+    return text
 
 
 def _print_json(answer: dict[str, Any]) -> None:
