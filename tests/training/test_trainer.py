@@ -1,0 +1,121 @@
+"""A run of a tiny base: it learns, it resumes to the last bit, and what goes wrong costs nothing."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from model.schema import DiffcoderError
+from training.corpus import Corpus
+from training.layouts import Sequence
+from training.progress import HeldOut
+from training.recipe import Gated, load
+from training.trainer import Trainer, write_atomically
+
+RECIPE = Gated(
+    rank=4,
+    shift=1,
+    draft_vocab=200,
+    blocks=(3, 4),
+    length=(40, 60),
+    sequences=2,
+    noisy_rows=48,
+    infill=0.0,
+    noise_warmup=3,
+    lr_warmup=2,
+    steps=5,
+    decay_steps=2,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Documents that count up from a random start: easy to learn."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    documents = [(start + np.arange(120)) % 250 for start in rng.integers(0, 250, 12)]
+    np.save(folder / "tokens.npy", np.concatenate(documents).astype(np.uint32))
+    np.save(folder / "documents.npy", np.arange(0, 121 * 12, 120))
+    records = [{"held_out": n == 0, "language": "python"} for n in range(12)]
+    (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    (folder / "corpus.json").write_text(json.dumps({"vocabulary": {"size": 300, "always": [299]}}))
+    return Corpus(folder)
+
+
+def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False):
+    ids = np.asarray(corpus.document(0)[:60], dtype=np.int64)
+    held_out = HeldOut([Sequence(ids, 8)], [Sequence(ids, 30)])
+    return Trainer(recipe, tiny_base, corpus, run, held_out, resume=resume)
+
+
+def checkpoint(run):
+    with safe_open(run / "checkpoint.safetensors", "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+
+
+def test_a_run_stopped_after_every_step_equals_one_that_was_not(tiny_base, corpus, tmp_path):
+    trainer(tiny_base, corpus, tmp_path / "whole").train(minutes=60)
+    for step in range(RECIPE.steps):
+        trainer(tiny_base, corpus, tmp_path / "parts", resume=step > 0).train(minutes=0)
+    whole, facts = checkpoint(tmp_path / "whole")
+    parts, part_facts = checkpoint(tmp_path / "parts")
+    assert facts["step"] == part_facts["step"] == str(RECIPE.steps)
+    assert whole.keys() == parts.keys()
+    for name, value in whole.items():
+        assert np.array_equal(value.numpy(), parts[name].numpy()), name
+
+
+def test_it_learns(tiny_base, corpus, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, steps=60, lr=1e-2, ema=0.9, rank=8)
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run, recipe).train(minutes=60)
+    losses = [line["loss"] for line in map(json.loads, (run / "log.jsonl").open()) if "loss" in line]
+    assert losses[-1] < 0.9 * losses[0]
+
+
+def test_a_run_is_not_overwritten_nor_shared(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    first = trainer(tiny_base, corpus, run)
+    with pytest.raises(DiffcoderError, match="Another process"):
+        trainer(tiny_base, corpus, run)
+    first.train(minutes=0)
+    with pytest.raises(DiffcoderError, match="--resume"):
+        trainer(tiny_base, corpus, run)
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(
+    tiny_base, corpus, tmp_path
+):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    before, facts = checkpoint(run)
+    broken = trainer(tiny_base, corpus, run, resume=True)
+    broken.model.parameters["mask_embedding"].data[0] = float("nan")
+    with pytest.raises(DiffcoderError, match="step 1"):
+        broken.train(minutes=60)
+    after, same = checkpoint(run)
+    assert facts == same
+    assert all(np.array_equal(before[name].numpy(), after[name].numpy()) for name in before)
+
+
+def test_a_full_disk_keeps_the_last_good_file(tmp_path):
+    path = tmp_path / "file"
+    write_atomically(path, b"good")
+    (tmp_path / "file.part").mkdir()  # what stands for the new file cannot be written
+    with pytest.raises(DiffcoderError, match="last good one is kept"):
+        write_atomically(path, b"new")
+    assert path.read_bytes() == b"good"
+
+
+def test_recipes_load_and_unknown_fields_are_errors(tmp_path):
+    assert load("gated").rank == 32
+    (tmp_path / "odd.toml").write_text("rnak = 3\n")
+    with pytest.raises(DiffcoderError, match="rnak"):
+        load(str(tmp_path / "odd.toml"))
+    with pytest.raises(DiffcoderError, match="gated"):
+        load("nothing")
+    (tmp_path / "broken.toml").write_text("rank = \n")
+    with pytest.raises(DiffcoderError, match="broken"):
+        load(str(tmp_path / "broken.toml"))

@@ -1,0 +1,53 @@
+"""From a document's token ids to a training sequence: left to right, or infill with the suffix first.
+
+Infill is `PRE SUF suffix MID prefix|middle END`: the gap continues its prefix without a seam, so noisy
+blocks may lie over prefix and gap alike. Knows nothing of masks or of noise. A sequence says from which
+position on blocks may start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ids = NDArray[np.integer]
+
+
+@dataclass(frozen=True)
+class Marks:
+    """A family's special tokens for infill."""
+
+    prefix: int
+    suffix: int
+    middle: int
+    end: int
+
+
+QWEN = Marks(prefix=151659, suffix=151661, middle=151660, end=151643)
+
+
+@dataclass(frozen=True)
+class Sequence:
+    """Clean ids, and the first position that may be the anchor of a noisy block."""
+
+    ids: Ids
+    first: int
+
+
+def left_to_right(rng: np.random.Generator, document: Ids, length: int) -> Sequence:
+    """A window of at most `length` tokens; one in four starts where the document does."""
+    start = 0 if rng.random() < 0.25 else int(rng.integers(max(1, len(document) - length // 2)))
+    return Sequence(np.asarray(document[start : start + length], dtype=np.int64), 8)
+
+
+def infill(rng: np.random.Generator, document: Ids, length: int, marks: Marks, ends: int) -> Sequence:
+    """Suffix first, at most a third of the sequence; then prefix and gap in one run, then `ends` end
+    tokens.
+    """
+    window = left_to_right(rng, document, length - 3 - ends).ids
+    after = min(int(rng.integers(8, max(9, length // 3))), len(window) // 3)
+    cut = len(window) - after
+    ids = [[marks.prefix, marks.suffix], window[cut:], [marks.middle], window[:cut], [marks.end] * ends]
+    return Sequence(np.concatenate(ids).astype(np.int64), after + 3 + 4)

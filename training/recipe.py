@@ -1,0 +1,89 @@
+"""A recipe: every knob of a training run, typed, read from a TOML file. Unknown fields are errors."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+
+import msgspec
+
+from model.schema import DiffcoderError
+
+RECIPES = Path(__file__).parent / "recipes"
+
+
+class Gated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A gated block-diffusion adapter on a frozen autoregressive base (docs/training.md)."""
+
+    rank: int = 32
+    """Rank of the low-rank pair on every linear."""
+    scale: float = 2.0
+    """Factor on the low-rank product."""
+    shift: int = 0
+    """1: a noisy row predicts the token after it, as the base does; 0: its own."""
+    draft_vocab: int = 32768
+    """How many token ids the drafting head knows: specials, single bytes, then the most frequent."""
+    blocks: tuple[int, ...] = (4, 5, 6, 8)
+    """Block sizes, one drawn for each sequence."""
+    length: tuple[int, int] = (256, 640)
+    """Shortest and longest clean sequence, tokens."""
+    sequences: int = 2
+    """Clean sequences a step."""
+    noisy_rows: int = 512
+    """Noisy rows over each clean sequence."""
+    easy: float = 1.0
+    """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
+    infill: float = 0.5
+    """Share of sequences in the infill layout."""
+    generated: float = 0.0
+    """Share of sequences that the base wrote itself (`continuations.py`)."""
+    partial: float = 0.25
+    """Share of partly masked blocks."""
+    first_weight: float = 0.3
+    """Loss weight of the place right after the anchor."""
+    decay: float = 0.9
+    """Loss weight from one place to the next."""
+    off_weight: float = 0.25
+    """Loss weight behind the first place where the base disagrees with the text."""
+    partial_weight: float = 0.5
+    """Loss weight of a masked place in a partly masked block."""
+    noise_warmup: int = 100
+    """Steps over which the ceiling of the masking rate rises to 1."""
+    noise_initial: float = 0.1
+    """The ceiling at the first step."""
+    lr: float = 1e-3
+    """Peak learning rate (AdamW, no weight decay)."""
+    lr_warmup: int = 20
+    """Steps of linear warm-up."""
+    steps: int = 1000
+    """Planned steps."""
+    decay_steps: int = 300
+    """The last steps, over which the learning rate falls linearly to a twentieth."""
+    betas: tuple[float, float] = (0.9, 0.98)
+    """AdamW's averages."""
+    clip: float = 1.0
+    """Largest norm of the gradient."""
+    ema: float = 0.98
+    """Decay of the average of the weights that is evaluated and exported."""
+    seed: int = 0
+    """Seed of the adapter's start and, with the step, of everything drawn at that step."""
+
+    def rate(self, step: int) -> float:
+        """The learning rate at `step`, from 0."""
+        rise = min(1.0, (step + 1) / max(1, self.lr_warmup))
+        left = (self.steps - step) / max(1, self.decay_steps)
+        return self.lr * rise * max(0.05, min(1.0, left))
+
+
+def load(name: str) -> Gated:
+    """A recipe by name (this package's own) or by the path of a TOML file."""
+    path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
+    if not path.is_file():
+        known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
+        raise DiffcoderError(
+            "no_recipe", f"There is no recipe {name!r}; known are {known}, or give the path of a .toml file."
+        )
+    try:
+        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Gated)
+    except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {error}.") from error
