@@ -38,12 +38,12 @@ class _Product(torch.autograd.Function):
     """y = forward(x), dx = backward(dy): a linear map whose weights are not trained."""
 
     @staticmethod
-    def forward(ctx, x, forward_linear, backward_linear):  # type: ignore[no-untyped-def]
+    def forward(ctx, x, forward_linear, backward_linear):
         ctx.backward_linear = backward_linear
         return forward_linear(x)
 
     @staticmethod
-    def backward(ctx, dy):  # type: ignore[no-untyped-def]
+    def backward(ctx, dy):
         return ctx.backward_linear(dy), None, None
 
 

@@ -49,5 +49,6 @@ def infill(rng: np.random.Generator, document: Ids, length: int, marks: Marks, e
     window = left_to_right(rng, document, length - 3 - ends).ids
     after = min(int(rng.integers(8, max(9, length // 3))), len(window) // 3)
     cut = len(window) - after
-    ids = [[marks.prefix, marks.suffix], window[cut:], [marks.middle], window[:cut], [marks.end] * ends]
-    return Sequence(np.concatenate(ids).astype(np.int64), after + 3 + 4)
+    opening, closing = np.array([marks.prefix, marks.suffix]), np.full(ends, marks.end)
+    ids = np.concatenate([opening, window[cut:], [marks.middle], window[:cut], closing])
+    return Sequence(ids.astype(np.int64), after + 3 + 4)

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from training.noise import clipped_rates, mask_blocks
 
-Ints = NDArray[np.int64]
+Ints = NDArray[np.integer]
 
 
 @dataclass(frozen=True)

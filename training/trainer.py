@@ -154,8 +154,8 @@ class Trainer:
         if not math.isfinite(float(norm)):
             raise DiffcoderError(
                 "not_finite",
-                f"The gradient stopped being a number at step {self.step}: lower lr and resume from the last good"
-                f" checkpoint, which is kept in {self.run}.",
+                f"The gradient stopped being a number at step {self.step}: lower lr and resume; the last good"
+                f" checkpoint is kept in {self.run}.",
             )
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
