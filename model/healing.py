@@ -4,7 +4,7 @@ first tokens must spell what is already there. Knows bytes and ids, no model.
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 
 import torch
 from torch import Tensor
@@ -16,17 +16,23 @@ class Spellings:
     """All tokens in the order of their bytes, so that those with a given beginning are one range."""
 
     def __init__(self, table: TokenTable):
-        pairs = sorted((piece, id) for id, piece in enumerate(table.bytes) if piece)
-        self._pieces = [piece for piece, _ in pairs]
-        self._ids = torch.tensor([id for _, id in pairs])
         self._bytes = table.bytes
-        self._exact = {piece: id for piece, id in reversed(pairs)}
+        self._order = sorted(
+            (id for id, piece in enumerate(table.bytes) if piece), key=table.bytes.__getitem__
+        )
 
     def allowed(self, rest: bytes) -> Tensor:
         """Ids that begin with `rest` or that `rest` begins with."""
-        start, end = bisect_left(self._pieces, rest), bisect_left(self._pieces, rest + b"\xff" * 64)
-        shorter = [self._exact[rest[:n]] for n in range(1, len(rest)) if rest[:n] in self._exact]
-        return torch.cat([self._ids[start:end], torch.tensor(shorter, dtype=torch.long)])
+        found = self._range(rest, len(rest))
+        for n in range(1, len(rest)):
+            found += self._range(rest[:n], n + 1)
+        return torch.tensor(found)
+
+    def _range(self, piece: bytes, length: int) -> list[int]:
+        """Ids of the tokens whose first `length` bytes are `piece`."""
+        start = bisect_left(self._order, piece, key=self._bytes.__getitem__)
+        end = bisect_right(self._order, piece, start, key=lambda id: self._bytes[id][:length])
+        return self._order[start:end]
 
     def bytes_of(self, token: int) -> bytes:
         return self._bytes[token]

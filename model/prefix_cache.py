@@ -23,25 +23,20 @@ class PrefixCache:
     def take(self, ids: Sequence[int]) -> tuple[KVCache, int]:
         """A cache that holds a beginning of `ids`, shorter than all of it, and that beginning's length in tokens."""
         shared = [min(common(held, ids), len(ids) - 1) for _, held in self._held]
-        best = max(range(len(shared)), key=lambda i: shared[i], default=None)
-        if best is not None and shared[best] * 2 >= min(len(self._held[best][1]), len(ids)):
-            cache, _ = self._held.pop(best)
-            cache.truncate(shared[best])
-            return cache, shared[best]
-        if len(self._held) < self._buffers:
-            cache = KVCache(self._config, self.capacity)
-        else:
-            at = 0 if best != 0 or shared[best] == 0 or len(self._held) == 1 else 1
-            cache, _ = self._held.pop(at)
-            if best is not None:
-                best = None if best == at else best - (at < best)
-        cache.length = 0
-        if best is None or not shared[best]:
-            return cache, 0
-        length = max(shared)
-        cache.keys[:, :, :length] = self._held[best][0].keys[:, :, :length]
-        cache.values[:, :, :length] = self._held[best][0].values[:, :, :length]
-        cache.keep(length)
+        best = max(range(len(shared)), key=lambda i: (shared[i], i), default=None)  # the newest of equals
+        if best is None:
+            return KVCache(self._config, self.capacity), 0
+        length, (source, held) = shared[best], self._held[best]
+        if 2 * length >= min(len(held), len(ids)) or self._buffers == 1:
+            del self._held[best]
+            source.truncate(length)
+            return source, length
+        # Most of what that buffer holds would be lost: it stays, and the beginning is copied to another one.
+        full = len(self._held) == self._buffers
+        cache = self._held.pop(int(best == 0))[0] if full else KVCache(self._config, self.capacity)
+        cache.keys[:, :, :length] = source.keys[:, :, :length]
+        cache.values[:, :, :length] = source.values[:, :, :length]
+        cache.length = length
         return cache, length
 
     def give(self, cache: KVCache, ids: Sequence[int]) -> None:
