@@ -1,7 +1,7 @@
-"""Text -> prompt: the window around a gap or a selection, as pieces of text and marks. Knows no ids and no model.
+"""Text -> prompt: the window around a gap or a selection, as pieces of text and marks. Knows no ids.
 
-The window's edges move in steps, not with every keystroke: while the user types, only the end of the prompt grows and
-the cached keys and values of all the rest stay good.
+The window's edges move in steps, not with every keystroke: while the user types, only the end of the prompt
+grows and the cached keys and values of all the rest stay good.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from model.profiles import CONTEXT, PREFIX, SUFFIX, Profile
 from model.schema import DiffcoderError, EditRequest, Snippet
@@ -28,16 +29,19 @@ Piece = str | Mark
 
 
 def window(prefix: str, suffix: str, tokens: int) -> tuple[str, str]:
-    """The ends of `prefix` and `suffix` that fit `tokens`: three quarters before the gap, a quarter behind it, what
-    one leaves free going to the other. Cut at line ends where there are any."""
+    """The ends of `prefix` and `suffix` that fit `tokens`: three quarters before the gap, a quarter behind
+    it, what one leaves free going to the other. Cut at line ends where there are any."""
     room = int(tokens * CHARS_A_TOKEN)
-    behind = min(len(suffix), max(room // 4, room - len(prefix)))
+    if len(prefix) + len(suffix) <= room:
+        return prefix, suffix
+    step = max(1, min(STEP, room // 4))
+    behind = min(len(suffix), max(room // 4, (room - len(prefix)) // step * step))
     before = room - behind
     if len(prefix) > before:
         start = len(prefix) - before
-        start += -start % STEP if before > 2 * STEP else 0
+        start += -start % step
         line = prefix.find("\n", start) + 1
-        prefix = prefix[line if 0 < line < len(prefix) and line - start < STEP else start :]
+        prefix = prefix[line if 0 < line < len(prefix) and line - start < step else start :]
     if len(suffix) > behind:
         line = suffix.rfind("\n", behind // 2, behind) + 1
         suffix = suffix[: line if line > 0 else behind]
@@ -76,22 +80,22 @@ def _excerpts(profile: Profile, snippets: Sequence[Snippet], tokens: int) -> lis
 
 @dataclass(frozen=True)
 class Selection:
-    """Lines of a file without their common indentation, which the answer gets back.
+    """Lines of a file, shown without their common indentation.
 
-    `indent` is that indentation, `newline` the file's line end in the selection, `ends` whether the last line has one.
+    `text` has one newline after every line and no white space in blank ones; `lines` are the selected lines
+    as they stand in the file, ends included; `newline` is the line end that new lines get.
     """
 
     before: str
     text: str
     after: str
+    lines: tuple[str, ...]
     indent: str
     newline: str
-    ends: bool
 
     @classmethod
     def of(cls, request: EditRequest) -> Selection:
-        lines = request.before.splitlines(keepends=True)
-        # splitlines also breaks at form feeds and the like, which editors do not count as line ends.
+        # Not `splitlines`, which also breaks at form feeds and the like: no line ends for editors.
         lines = re.findall(r"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+$", request.before)
         if not 1 <= request.start <= request.end <= max(1, len(lines)):
             raise DiffcoderError(
@@ -99,44 +103,74 @@ class Selection:
                 f"Lines {request.start}-{request.end} are not in the file, which has {len(lines)}: "
                 "name lines from 1 to its last.",
             )
-        before = "".join(lines[: request.start - 1])
-        chosen, after = lines[request.start - 1 : request.end], "".join(lines[request.end :])
-        newline = next((m.group() for line in chosen if (m := re.search(r"\r\n|\r|\n", line))), "\n")
-        bare = [line.rstrip("\r\n") for line in chosen]
-        indents = [line[: len(line) - len(line.lstrip())] for line in bare if line.strip()]
+        chosen = tuple(lines[request.start - 1 : request.end])
+        indents = [line[: -len(line.lstrip())] for line in chosen if line.strip()]
         indent = indents[0] if indents else ""
-        while indent and not all(other.startswith(indent) for other in indents):
+        while not all(other.startswith(indent) for other in indents):
             indent = indent[:-1]
-        text = "".join(f"{line.removeprefix(indent)}\n" for line in bare)
-        return cls(before, text, after, indent, newline, bool(chosen) and chosen[-1] != bare[-1])
+        text = "".join(f"{_body(line).removeprefix(indent) if line.strip() else ''}\n" for line in chosen)
+        newline = next((end for line in (*chosen, *lines) if (end := line[len(_body(line)) :])), "\n")
+        before, after = "".join(lines[: request.start - 1]), "".join(lines[request.end :])
+        return cls(before, text, after, chosen, indent, newline)
+
+    @property
+    def fence(self) -> str:
+        """Back quotes that end an answer: more than stand together anywhere in the selection."""
+        return "`" * max([3, *(len(run) + 1 for run in re.findall("```+", self.text))])
 
     def restore(self, text: str) -> str:
-        """The answer, indented and ended as the selection was."""
-        lines = text.rstrip("\n").split("\n") if text.strip() else []
-        joined = self.newline.join(f"{self.indent}{line}" if line.strip() else line.strip() for line in lines)
-        return joined + self.newline if joined and self.ends else joined
+        """The answer in the selection's place: a line that survives keeps every byte, a new one gets the
+        common indentation and line end. Blank lines at the end, which models drop, are those of the
+        selection."""
+        if not text.strip() and self.text.strip():
+            return ""
+        old, new = _lines(self.text), _lines(text)
+        lines: list[str] = []
+        for change, i, j, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
+            if change == "equal":
+                lines += self.lines[i:j]
+            else:
+                lines += [(self.indent + line if line else "") + self.newline for line in new[start:end]]
+        lines += self.lines[len(old) :]
+        lines = [line if line != _body(line) else line + self.newline for line in lines]
+        if lines and not (self.lines and self.lines[-1] != _body(self.lines[-1])):
+            lines[-1] = _body(lines[-1])
+        return "".join(lines)
+
+
+def _lines(text: str) -> list[str]:
+    """Lines without ends, blank ones empty, none of these last."""
+    lines = [line if line.strip() else "" for line in text.split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    return lines
+
+
+def _body(line: str) -> str:
+    """A line without its end."""
+    return line.rstrip("\r\n")
 
 
 def edit(profile: Profile, request: EditRequest, selection: Selection, tokens: int) -> list[Piece]:
-    """The prompt of an edit in the profile's chat form; the answer follows inside a code fence that is already open."""
+    """The prompt of an edit in the profile's chat form; the answer follows inside an open code fence."""
     if profile.chat == "none":
         raise DiffcoderError(
             "unsupported_model", "This model does not take instructions: use the default model for edits."
         )
-    language = request.language or ""
+    language, fence = request.language or "", selection.fence
     spare = max(0, int(tokens * CHARS_A_TOKEN) - len(selection.text) * 2) // 2
     before, after = window(selection.before, selection.after, int(spare / CHARS_A_TOKEN))
     notes = "".join(f"- line {d.line}: {d.message}\n" for d in request.diagnostics)
     around = ""
     if before.strip() or after.strip():
-        around = f"The code stands in this file:\n```{language}\n{before}<selection>\n{after}```\n"
+        around = f"The code stands in this file:\n{fence}{language}\n{before}<selection>\n{after}{fence}\n"
     user = (
-        f"{around}Rewrite this code.\n```{language}\n{selection.text}```\n"
+        f"{around}Rewrite this code.\n{fence}{language}\n{selection.text}{fence}\n"
         f"{f'Reported problems:{chr(10)}{notes}' if notes else ''}"
         f"Instruction: {request.instruction.strip()}\n"
         "Change only what the instruction asks for. Answer with the whole rewritten code and nothing else."
     )
-    opening = f"```{language}\n"
+    opening = f"{fence}{language}\n"
     if profile.chat == "chatml":
         return [
             Mark("<|im_start|>"),
