@@ -10,6 +10,7 @@ check nor return an object that claims to equal everything. An object that is no
 import builtins
 import collections
 import collections.abc
+import importlib
 import itertools
 import json
 import os
@@ -19,6 +20,25 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MOST_BYTES = 1 << 26
+STANDARD = frozenset(
+    [
+        "math",
+        "cmath",
+        "re",
+        "string",
+        "itertools",
+        "functools",
+        "collections",
+        "operator",
+        "statistics",
+        "random",
+        "heapq",
+        "bisect",
+        "datetime",
+        "sys",
+        "os",
+    ]
+)
 MOST_ITEMS = 1_000_000  # of an iterator's items
 
 
@@ -72,8 +92,11 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
         return {"t": kind.__name__, "v": value.isoformat()}
     if kind.__module__ == "datetime" and kind.__name__ == "timedelta":
         return {"t": "timedelta", "v": [value.days, value.seconds, value.microseconds]}
-    if isinstance(value, type) and vars(builtins).get(value.__name__) is value:
-        return {"t": "type", "v": value.__name__}
+    name = getattr(value, "__name__", "")
+    if isinstance(value, type) and vars(builtins).get(name) is value:
+        return {"t": "type", "v": name}
+    if isinstance(value, types.ModuleType) and name in STANDARD:
+        return {"t": "module", "v": name}
     if isinstance(value, Remote):
         return {"t": "ref", "v": object.__getattribute__(value, "_id")}
     if isinstance(value, collections.abc.Iterator):
@@ -101,6 +124,9 @@ def decode(value: Any, find: Callable[[int], object]) -> Any:
     if kind == "type":
         found = getattr(builtins, body)
         return found if isinstance(found, type) else object
+    if kind == "module":
+        # a test may rely on the program's `import math`: it gets its own, untouched one
+        return importlib.import_module(body if body in STANDARD else "math")
     if kind in ("Decimal", "Fraction"):
         import decimal
         import fractions

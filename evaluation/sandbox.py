@@ -242,8 +242,8 @@ class Sandbox:
                 "sandbox_missing",
                 f"No sandbox works here ({problem}); allow unprivileged user namespaces "
                 "(sysctl kernel.unprivileged_userns_clone=1, or "
-                "kernel.apparmor_restrict_unprivileged_userns=0), or accept the risk of running generated code "
-                "with --unsafe.",
+                "kernel.apparmor_restrict_unprivileged_userns=0), or accept the risk of running generated "
+                "code with --unsafe.",
             )
         return sandbox
 

@@ -81,18 +81,17 @@ def judge_command(
     files: Mapping[str, str],
     limits: Limits,
     word: str,
-    environment: Mapping[str, str] | None = None,
-) -> Verdict:
+) -> tuple[Verdict, Outcome]:
     """Run `steps` (compile, then run) one after another in one room; `word` must be the last line printed."""
     started = time.monotonic()
     script = "set -e\n" + "\n".join(" ".join(map(quote, step)) + " </dev/null" for step in steps)
-    outcome = sandbox.run(["/bin/sh", "-c", script], files, limits, environment)
+    outcome = sandbox.run(["/bin/sh", "-c", script], files, limits)
     lines = outcome.stdout.decode(errors="replace").split("\n")
     last = next((line for line in reversed(lines) if line), "")
     seconds = time.monotonic() - started
     if outcome.ok and last == word:
-        return Verdict(True, "passed", seconds)
-    return Verdict(False, why(outcome), seconds)
+        return Verdict(True, "passed", seconds), outcome
+    return Verdict(False, why(outcome), seconds), outcome
 
 
 def why(outcome: Outcome) -> str:

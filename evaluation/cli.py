@@ -1,0 +1,451 @@
+"""`diffcoder eval`: run a benchmark, score completions made elsewhere, check the scorers, write the report.
+
+Standard output carries results only (tables, or JSON lines with --json and in `score`); progress goes to
+standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import platformdirs
+
+from evaluation import statistics, tasks
+from evaluation.runs import Facts, Run, Scored, Settings, chosen
+from evaluation.sandbox import Sandbox
+from evaluation.scoring import Answer, score_all
+from evaluation.task import Item, Task
+from model.schema import DiffcoderError
+
+COMMANDS = ("list", "self-check", "score", "compare", "report")
+EXAMPLES = """\
+examples:
+  diffcoder eval list                                          every task, and whether its data is here
+  diffcoder eval humaneval --limit 40                          40 problems with the default model
+  diffcoder eval humaneval-infilling-single --verify none --rule confidence
+  diffcoder eval score humaneval --samples completions.jsonl   verdicts on completions made elsewhere
+  diffcoder eval self-check                                    canonical solutions pass, known-bad ones fail
+  diffcoder eval compare RUN RUN                               two runs, problem by problem
+  diffcoder eval report RUNS... --out report                   HTML page and Markdown table
+"""
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One line of `score`'s input."""
+
+    task_id: str
+    completion: str
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit status. DiffcoderError is left to the caller to show."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    options = parser(arguments).parse_args(arguments)
+    run: Callable[[argparse.Namespace], int] = options.run
+    return run(options)
+
+
+def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(
+        prog="diffcoder eval",
+        description="Benchmarks, run here: generated code runs in a sandbox.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(required=True, metavar="TASK | COMMAND")
+
+    def command(name: str, run: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(run=run)
+        return made
+
+    made = command("list", list_tasks, "every task, and whether its data is here")
+    made.add_argument("--data", type=Path, metavar="PATH")
+    made.add_argument("--json", action="store_true")
+
+    made = command(
+        "self-check", self_check, "check the scorers: known-good answers pass, known-bad ones fail"
+    )
+    made.add_argument("tasks", nargs="*", metavar="TASK")
+    sandboxed(made)
+    made.add_argument("--limit", type=positive, metavar="N", help="only N problems a task")
+    made.add_argument("--json", action="store_true")
+
+    made = command("score", score, "score completions made elsewhere: JSON lines in, JSON lines out")
+    made.add_argument("task", metavar="TASK")
+    made.add_argument(
+        "--samples", required=True, metavar="FILE", help='{"task_id", "completion"} a line; - reads stdin'
+    )
+    sandboxed(made)
+
+    made = command("compare", compare, "two runs of one task, problem by problem")
+    made.add_argument("first", type=Path)
+    made.add_argument("second", type=Path)
+    made.add_argument("--json", action="store_true")
+
+    made = command("report", report, "a self-contained HTML page and a Markdown table from runs")
+    made.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders, or folders of them")
+    made.add_argument(
+        "--out", type=Path, default=Path("report"), metavar="NAME", help="writes NAME.html and NAME.md"
+    )
+
+    first = next((a for a in arguments if not a.startswith("-")), None)
+    if first is not None and first not in COMMANDS:
+        made = command(first, run_task, f"run the task {first}")
+        made.set_defaults(task=first)
+        model_options(made)
+        sandboxed(made)
+    return top
+
+
+def model_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--model", default="default", help="a registry name or a path")
+    made.add_argument("--adapter", metavar="A", help="an adapter's folder or file instead of the shipped one")
+    made.add_argument("--verify", choices=("ar", "none"), help="equal to greedy AR, or pure diffusion")
+    made.add_argument("--rule", choices=("sequential", "confidence", "entropy_bound", "top_k"))
+    made.add_argument("--threshold", type=float, help="of the rule: probability, nats, or tokens a step")
+    made.add_argument(
+        "--style", choices=("completion", "chat"), default="completion", help="how the model is asked"
+    )
+    made.add_argument("--temperature", type=float, default=0.0)
+    made.add_argument("--n", dest="samples", type=positive, default=1, metavar="N", help="samples a problem")
+    made.add_argument("--max-tokens", type=positive, metavar="N")
+    made.add_argument("--limit", type=positive, metavar="N", help="a fixed choice of N problems")
+    made.add_argument("--seed", type=int, default=0, metavar="S")
+    made.add_argument("--threads", type=positive, metavar="N", help="for the model")
+    made.add_argument("--out", type=Path, metavar="FOLDER", help="where the run is kept")
+    made.add_argument("--resume", action="store_true", help="go on with the run in the folder")
+    made.add_argument(
+        "--generate-only", action="store_true", help="keep completions, score later with --resume"
+    )
+    made.add_argument("--json", action="store_true", help="the summary as one JSON line")
+
+
+def sandboxed(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--data", type=Path, metavar="PATH", help="the task's data: a file or its folder")
+    made.add_argument("--workers", type=positive, metavar="N", help="programs at a time (one a core)")
+    made.add_argument(
+        "--unsafe", action="store_true", help="run generated code without a sandbox where none works"
+    )
+
+
+def positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+# --- commands ----------------------------------------------------------------------------------------------
+
+
+def list_tasks(options: argparse.Namespace) -> int:
+    rows = []
+    for task in tasks.TASKS.values():
+        state = task.unavailable()
+        count = 0
+        if state is None:
+            try:
+                count = len(task.items(options.data))
+                state = f"{count} problems"
+            except DiffcoderError as error:
+                state = "needs --data" if task.by_path else f"no data ({error.code})"
+        rows.append({"task": task.name, "title": task.title, "problems": count, "state": state})
+    if options.json:
+        for row in rows:
+            print(msgspec.json.encode(row).decode())
+        return 0
+    wide = max(len(str(row["task"])) for row in rows)
+    for row in rows:
+        print(f"{row['task']:{wide}}  {row['state']:24}  {row['title']}")
+    return 0
+
+
+def self_check(options: argparse.Namespace) -> int:
+    from evaluation import selfcheck
+
+    sandbox = Sandbox.find(options.unsafe)
+    named = [task for name in options.tasks for task in tasks.find(name)]
+    bad = 0
+    for task in named or tasks.TASKS.values():
+        try:
+            with progress(task.title) as bar:
+                counts = selfcheck.check(
+                    task, sandbox, options.data, options.limit, options.workers, bar.step
+                )
+        except DiffcoderError as error:
+            skipped = error.code in ("unavailable", "data_missing")
+            if not skipped:
+                raise
+            if options.json:
+                print(msgspec.json.encode({"task": task.name, "skipped": error.message}).decode())
+            else:
+                print(f"skip  {task.name}: {error.message}", flush=True)
+            bad += bool(named)
+            continue
+        for count in counts:
+            bad += not count.good
+            if options.json:
+                print(msgspec.json.encode(count).decode(), flush=True)
+                continue
+            if count.kind == "skipped":
+                print(f"skip  {task.name}: {count.run} problems ({'; '.join(count.notes)[:300]})", flush=True)
+                continue
+            state = "ok  " if count.good else "BAD "
+            print(
+                f"{state}  {task.name}: {count.kind}: {count.passed} of {count.run} pass ({count.wanted})",
+                flush=True,
+            )
+            for surprise in count.surprises[:10]:
+                print(f"        {surprise}")
+    return 1 if bad else 0
+
+
+def score(options: argparse.Namespace) -> int:
+    found = tasks.find(options.task)
+    if len(found) > 1:
+        names = ", ".join(task.name for task in found)
+        raise DiffcoderError("unknown_task", f"{options.task} is several tasks: name one of {names}.")
+    task = found[0]
+    problem = task.unavailable()
+    if problem:
+        raise DiffcoderError("unavailable", problem)
+    items = {item.id: item for item in task.items(options.data)}
+    sandbox = Sandbox.find(options.unsafe)
+    answers: list[Answer | str] = list(sample_lines(options.samples, items))
+    good = [answer for answer in answers if isinstance(answer, Answer)]
+    passed: dict[str, list[bool]] = {}
+    with progress(task.title, len(good)) as bar:
+        verdicts = score_all(task, good, sandbox, options.workers, bar.step)
+        for answer in answers:
+            if isinstance(answer, str):
+                out = {"task_id": None, "passed": False, "reason": answer}
+            else:
+                _, verdict = next(verdicts)
+                out = {"task_id": answer.task_id, "passed": verdict.passed, "reason": verdict.reason}
+                if answer.item is not None:
+                    passed.setdefault(answer.task_id, []).append(verdict.passed)
+            print(msgspec.json.encode(out).decode(), flush=True)
+    if passed:
+        print(summary_line(task, passed, len(items)), file=sys.stderr)
+    return 0 if len(good) == len(answers) and all(a.item for a in good) else 1
+
+
+def sample_lines(source: str, items: dict[str, Item]) -> Iterator[Answer | str]:
+    """Answers in the order of the file; a bad line is a sentence instead."""
+    try:
+        raw = sys.stdin.buffer.read() if source == "-" else Path(source).read_bytes()
+    except OSError as error:
+        raise DiffcoderError("no_samples", f"{source} cannot be read ({error.strerror}).") from error
+    seen: dict[str, int] = {}
+    for number, line in enumerate(raw.split(b"\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            sample = msgspec.json.decode(line, type=Line)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            yield f'line {number} is not {{"task_id", "completion"}}: {error}'
+            continue
+        turn = seen.get(sample.task_id, 0)
+        seen[sample.task_id] = turn + 1
+        yield Answer(sample.task_id, turn, items.get(sample.task_id), sample.completion)
+
+
+def run_task(options: argparse.Namespace) -> int:
+    status = 0
+    for task in tasks.find(options.task):
+        status = max(status, run_one(task, options))
+    return status
+
+
+def run_one(task: Task, options: argparse.Namespace) -> int:
+    problem = task.unavailable()
+    if problem:
+        raise DiffcoderError("unavailable", problem)
+    if options.style not in task.styles:
+        raise DiffcoderError(
+            "bad_style", f"{task.name} is asked as {' or '.join(task.styles)}, not {options.style}."
+        )
+    if options.temperature == 0 and options.samples > 1:
+        raise DiffcoderError(
+            "bad_samples", "Several samples need a --temperature above 0: greedy ones are all equal."
+        )
+    everything = {item.id: item for item in task.items(options.data) if not task.missing(item)}
+    names = chosen(everything, options.limit)
+    settings = Settings(
+        task=task.name,
+        model=options.model,
+        adapter=options.adapter,
+        verify=options.verify,
+        rule=options.rule,
+        threshold=options.threshold,
+        style=options.style,
+        temperature=options.temperature,
+        samples=options.samples,
+        max_tokens=options.max_tokens,
+        limit=options.limit,
+        seed=options.seed,
+    )
+    sandbox = Sandbox.find(options.unsafe)  # refuse before hours of work, not after
+    folder = options.out or runs_folder() / task.name / settings.label()
+    facts = Facts(
+        settings=settings,
+        version=own_version(),
+        machine=machine(),
+        threads=options.threads or os.cpu_count() or 1,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        items=len(names),
+    )
+    run = Run.start(folder, facts, options.resume)
+    items = [everything[name] for name in names]
+    generate_missing(task, items, settings, run, options)
+    if not options.generate_only:
+        score_missing(task, everything, run, sandbox, options)
+        show(task, run, options)
+    print(f"kept in {folder}", file=sys.stderr)
+    return 0
+
+
+def generate_missing(
+    task: Task, items: list[Item], settings: Settings, run: Run, options: argparse.Namespace
+) -> None:
+    have = run.completions()
+    wanted = [(item.id, sample) for item in items for sample in range(settings.samples)]
+    if all(key in have for key in wanted):
+        return
+    from evaluation import generation
+
+    with progress(f"{task.title}: answers", len(wanted)) as bar:
+        model = generation.load(settings.model, settings.adapter, options.threads)
+        generation.generate(model, task, items, settings, run, bar.step)
+
+
+def score_missing(
+    task: Task, items: dict[str, Item], run: Run, sandbox: Sandbox, options: argparse.Namespace
+) -> None:
+    scored = run.verdicts()
+    waiting = [
+        Answer(line.task_id, line.sample, items.get(line.task_id), line.completion)
+        for key, line in run.completions().items()
+        if key not in scored
+    ]
+    with progress(f"{task.title}: verdicts", len(waiting)) as bar:
+        for answer, verdict in score_all(task, waiting, sandbox, options.workers, bar.step):
+            measures = task.measures(answer.item, answer.completion, verdict, sandbox) if answer.item else {}
+            run.add(
+                Scored(
+                    task_id=answer.task_id,
+                    sample=answer.sample,
+                    passed=verdict.passed,
+                    reason=verdict.reason,
+                    seconds=verdict.seconds,
+                    measures=measures,
+                )
+            )
+
+
+def show(task: Task, run: Run, options: argparse.Namespace) -> None:
+    from evaluation import summary
+
+    result = summary.of_run(run)
+    if options.json:
+        print(msgspec.json.encode(result).decode())
+    else:
+        print(summary.sentence(task.title, result))
+
+
+def compare(options: argparse.Namespace) -> int:
+    from evaluation import summary
+
+    first, second = (summary.shares(Run.open(folder)) for folder in (options.first, options.second))
+    result = statistics.paired(first, second)
+    if options.json:
+        print(msgspec.json.encode(result).decode())
+        return 0
+    print(
+        f"{result['problems']:.0f} problems in both: {result['both']:.0f} solved by both, "
+        f"{result['only_first']:.0f} only by the first, {result['only_second']:.0f} only by the second, "
+        f"{result['neither']:.0f} by neither.\n"
+        f"second - first = {100 * result['difference']:+.1f} points "
+        f"(95 % interval {100 * result['low']:+.1f} to {100 * result['high']:+.1f}, bootstrap over "
+        f"problems), McNemar p = {result['p']:.3g}"
+    )
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    from evaluation import report as pages
+
+    written = pages.write(options.runs or [runs_folder()], options.out)
+    print("\n".join(map(str, written)))
+    return 0
+
+
+# --- small things ------------------------------------------------------------------------------------------
+
+
+def summary_line(task: Task, passed: dict[str, list[bool]], items: int) -> str:
+    shares = [sum(answers) / len(answers) for answers in passed.values()]
+    solved = sum(map(sum, passed.values()))
+    total = sum(map(len, passed.values()))
+    if total == len(passed):
+        low, high = statistics.wilson(solved, total)
+    else:
+        low, high = statistics.bootstrap(shares)
+    part = "" if len(passed) == items else f" (of {items})"
+    return (
+        f"{task.title}: pass@1 {100 * sum(shares) / len(shares):.1f} % "
+        f"[{100 * low:.1f}, {100 * high:.1f}], {solved} of {total} completions, {len(passed)} problems{part}"
+    )
+
+
+def runs_folder() -> Path:
+    home = os.environ.get("DIFFCODER_HOME")
+    return (Path(home) if home else platformdirs.user_cache_path("diffcoder")) / "evals"
+
+
+def own_version() -> str:
+    try:
+        return version("diffcoder")
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def machine() -> str:
+    """The processor and core count, for the report."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores"
+
+
+class Bar:
+    """A progress bar on a terminal's standard error; nothing elsewhere."""
+
+    def __init__(self, step: Callable[[], Any]):
+        self.step: Callable[[], None] = lambda: step() and None
+
+
+@contextmanager
+def progress(title: str, total: int | None = None) -> Iterator[Bar]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
+        bar = bars.add_task(title, total=total)
+        yield Bar(lambda: bars.advance(bar))

@@ -1,0 +1,150 @@
+"""MBPP (arXiv 2108.07732), its sanitized part, and MBPP+ (EvalPlus): short Python problems from one
+sentence.
+
+MBPP is asked with the paper's three examples (tasks 2, 3, 4) and scored on its test split (tasks 11-510).
+MBPP+ is asked as EvalPlus does: the sentence and one test in a docstring. Names that a test uses and nobody
+else defines are taken from the program.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from evaluation.humaneval import LIMITS, chat_request
+from evaluation.sandbox import Sandbox
+from evaluation.task import (
+    Control,
+    Item,
+    Request,
+    Style,
+    Task,
+    cut_at,
+    data_file,
+    fenced,
+    read_rows,
+    to_items,
+)
+from evaluation.verdicts import Verdict, judge_python
+from model.schema import DiffcoderError, FillRequest
+from model.schema import Limits as Budget
+
+END = "[DONE]"
+SLOW = replace(LIMITS, wall_s=90.0, cpu_s=60, memory_mb=2048)
+STOPS = ('\n"""', "\nassert", "\nclass", "\nprint", "\nif __name__", "\n#")
+
+
+def shown(row: dict[str, Any], text: str, answer: str | None) -> str:
+    tests = "\n".join(row["test_list"])
+    begin = (
+        f"You are an expert Python programmer, and here is your task: {text} "
+        f"Your code should pass these tests:\n\n{tests}\n[BEGIN]\n"
+    )
+    return begin if answer is None else f"{begin}{answer}\n{END}\n"
+
+
+class Mbpp(Task):
+    name = "mbpp"
+    title = "MBPP, test split"
+    files = ("mbpp/mbpp.jsonl.gz",)
+    origin = "github.com/google-research/google-research/tree/master/mbpp"
+    completion = "the whole program"
+    styles = ("completion", "chat")
+    text = "text"
+    everything = False
+
+    def __init__(self) -> None:
+        self._examples: list[Item] = []
+
+    def rows(self, data: Path | None) -> list[Item]:
+        path = data_file(self.files[0], data, self.origin)
+        return to_items(read_rows(path), path, key="task_id", needs=(self.text, "code", "test_list"))
+
+    def items(self, data: Path | None = None) -> list[Item]:
+        rows = self.rows(data)
+        self._examples = [item for item in rows if item.id in ("2", "3", "4")]
+        return rows if self.everything else [item for item in rows if 11 <= int(item.id) <= 510]
+
+    def request(self, item: Item, style: Style) -> Request:
+        if style == "chat":
+            return chat_request(f'"""\n{item.row[self.text]}\n{item.row["test_list"][0]}\n"""')
+        examples = "".join(shown(e.row, e.row[self.text], clean(e.row["code"])) for e in self._examples)
+        prefix = examples + shown(item.row, item.row[self.text], None)
+        return FillRequest(prefix=prefix, language="python", limits=Budget(max_tokens=512, stop=(END,)))
+
+    def extract(self, item: Item, text: str, style: Style) -> str:
+        return fenced("```\n" + text) if style == "chat" else cut_at(text, (END,))
+
+    def score(self, item: Item, completion: str, sandbox: Sandbox) -> Verdict:
+        row = item.row
+        setup = [*row.get("test_imports", ()), clean(row.get("test_setup_code", ""))]
+        tests = "\n".join([*setup, *map(clean, row["test_list"])])
+        return judge_python(sandbox, completion, tests, limits=SLOW)
+
+    def controls(self, item: Item) -> Iterable[Control]:
+        yield Control("canonical", clean(item.row["code"]), True)
+        yield Control("empty", "\n", False)
+
+
+class MbppAll(Mbpp):
+    name = "mbpp-all"
+    title = "MBPP, all 974"
+    everything = True
+
+
+class MbppSanitized(Mbpp):
+    name = "mbpp-sanitized"
+    title = "MBPP, sanitized, test split"
+    files = ("mbpp/sanitized-mbpp.json.gz",)
+    text = "prompt"
+
+
+class MbppPlus(Task):
+    name = "mbppplus"
+    title = "MBPP+"
+    files = ("mbppplus/MbppPlus-OriginFmt.jsonl.gz", "mbppplus/MbppPlus.jsonl.gz")
+    origin = "github.com/evalplus/mbppplus_release"
+    completion = "the whole program"
+    styles = ("completion", "chat")
+
+    def items(self, data: Path | None = None) -> list[Item]:
+        path = data_file(self.files[0], data, self.origin)
+        return to_items(read_rows(path), path, key="task_id", needs=("prompt", "code", "test", "test_list"))
+
+    def request(self, item: Item, style: Style) -> Request:
+        problem = f'"""\n{item.row["prompt"]}\n{item.row["test_list"][0]}\n"""\n'
+        if style == "chat":
+            return chat_request(problem)
+        return FillRequest(prefix=problem, language="python", limits=Budget(max_tokens=512, stop=STOPS))
+
+    def extract(self, item: Item, text: str, style: Style) -> str:
+        return fenced("```\n" + text) if style == "chat" else cut_at(text, STOPS)
+
+    def score(self, item: Item, completion: str, sandbox: Sandbox) -> Verdict:
+        row = item.row
+        name = tested_name(row["test"], completion)
+        # what the tests' own file needs of the reference stands on the tests' side
+        return judge_python(
+            sandbox, completion, row["test"], setup=clean(row["code"]), names=name, limits=SLOW
+        )
+
+    def controls(self, item: Item) -> Iterable[Control]:
+        yield Control("canonical", clean(item.row["code"]), True)
+        yield Control("empty", "\n", False)
+
+
+def tested_name(tests: str, completion: str) -> Sequence[str]:
+    """The function that a plus test calls: its last line is `assertion(NAME(*inp), exp, tolerance)`."""
+    last = tests.rstrip().rsplit("\n", 1)[-1]
+    head = last.partition("assertion(")[2].partition("(")[0].strip()
+    if not head.isidentifier():
+        raise DiffcoderError(
+            "data_damaged", f"A test of MBPP+ ends in {last[:60]!r}: is it the published file?"
+        )
+    return [head]
+
+
+def clean(code: str) -> str:
+    return code.replace("\r\n", "\n")

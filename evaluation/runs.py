@@ -1,0 +1,209 @@
+"""A run on disk: settings, every completion, every verdict, as JSON lines that survive an interruption.
+
+A run is a folder with run.json, completions.jsonl and verdicts.jsonl. Lines are appended and flushed one by
+one; a line that a crash tore is dropped when the run goes on. Knows nothing of models or of sandboxes.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from model.schema import DiffcoderError
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What was run. Two runs with equal settings give equal completions on one machine."""
+
+    task: str
+    model: str = "default"
+    adapter: str | None = None
+    verify: str | None = None
+    rule: str | None = None
+    threshold: float | None = None
+    style: str = "completion"
+    temperature: float = 0.0
+    samples: int = 1
+    max_tokens: int | None = None
+    limit: int | None = None
+    seed: int = 0
+
+    def label(self) -> str:
+        """A short name that tells runs of a task apart."""
+        parts = [self.model.replace("/", "_")]
+        if self.adapter is not None:
+            parts.append(f"adapter-{Path(self.adapter).stem}")
+        if self.verify:
+            parts.append(f"verify-{self.verify}")
+        if self.rule:
+            parts.append(self.rule + ("" if self.threshold is None else f"-{self.threshold:g}"))
+        if self.style != "completion":
+            parts.append(self.style)
+        if self.temperature:
+            parts.append(f"t{self.temperature:g}-n{self.samples}")
+        if self.max_tokens is not None:
+            parts.append(f"max{self.max_tokens}")
+        if self.limit is not None:
+            parts.append(f"first{self.limit}")
+        if self.seed:
+            parts.append(f"seed{self.seed}")
+        return "-".join(parts)
+
+
+class Completion(msgspec.Struct, frozen=True, kw_only=True):
+    """One answer of a model. `text` is as it came, `completion` as it is scored; ms are the model's."""
+
+    task_id: str
+    sample: int
+    completion: str
+    text: str
+    tokens: int
+    forwards: int
+    ms: float
+    prefill_ms: float
+    prefill_tokens: int
+    stop_reason: str
+    confidence: float
+
+
+class Scored(msgspec.Struct, frozen=True, kw_only=True):
+    """One verdict; `measures` holds what a task reports besides."""
+
+    task_id: str
+    sample: int
+    passed: bool
+    reason: str
+    seconds: float
+    measures: dict[str, float] = {}
+
+
+class Facts(msgspec.Struct, frozen=True, kw_only=True):
+    """run.json: the settings and the circumstances."""
+
+    settings: Settings
+    version: str
+    machine: str
+    threads: int
+    started: str
+    items: int
+
+
+def seed_of(seed: int, task_id: str, sample: int) -> int:
+    """The seed of one sample: the same whatever else is run, in whatever order."""
+    digest = hashlib.sha256(f"{seed}/{task_id}/{sample}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") >> 1
+
+
+def chosen(ids: Iterable[str], limit: int | None) -> list[str]:
+    """A fixed pseudo-random choice of `limit` ids; a smaller choice is part of a larger one. Order kept."""
+    everything = list(ids)
+    if limit is None or limit >= len(everything):
+        return everything
+    ranked = sorted(everything, key=lambda name: hashlib.sha256(name.encode()).digest())
+    kept = set(ranked[:limit])
+    return [name for name in everything if name in kept]
+
+
+class Run:
+    """A run's folder. Raises DiffcoderError where the disk refuses or the files are not of one run."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.facts: Facts | None = None
+
+    @classmethod
+    def open(cls, folder: Path) -> Run:
+        run = cls(folder)
+        try:
+            run.facts = msgspec.json.decode((folder / "run.json").read_bytes(), type=Facts)
+        except FileNotFoundError:
+            raise DiffcoderError("no_run", f"There is no run in {folder}: it has no run.json.") from None
+        except (msgspec.DecodeError, OSError) as error:
+            raise DiffcoderError("bad_run", f"{folder}/run.json cannot be read ({error}).") from error
+        return run
+
+    @classmethod
+    def start(cls, folder: Path, facts: Facts, resume: bool) -> Run:
+        """A new run, or the old one where `resume` is set and its settings are the same."""
+        if (folder / "run.json").exists():
+            old = cls.open(folder)
+            assert old.facts is not None
+            if not resume:
+                raise DiffcoderError(
+                    "run_exists",
+                    f"There is a run in {folder} already: go on with --resume, or name another with --out.",
+                )
+            if old.facts.settings != facts.settings:
+                raise DiffcoderError(
+                    "run_differs", f"The run in {folder} has other settings: give another folder with --out."
+                )
+            return old
+        run = cls(folder)
+        with told():
+            folder.mkdir(parents=True, exist_ok=True)
+            temporary = folder / f".run.json.{os.getpid()}"
+            temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
+            temporary.replace(folder / "run.json")
+        run.facts = facts
+        return run
+
+    def completions(self) -> dict[tuple[str, int], Completion]:
+        found = self._read("completions.jsonl", Completion)
+        return {(line.task_id, line.sample): line for line in found}
+
+    def verdicts(self) -> dict[tuple[str, int], Scored]:
+        found = self._read("verdicts.jsonl", Scored)
+        return {(line.task_id, line.sample): line for line in found}
+
+    def add(self, line: Completion | Scored) -> None:
+        name = "completions.jsonl" if isinstance(line, Completion) else "verdicts.jsonl"
+        path = self.folder / name
+        with told():
+            torn = path.exists() and not ends_a_line(path)
+            with path.open("ab") as file:
+                # a line that a crash tore must not swallow this one
+                file.write((b"\n" if torn else b"") + msgspec.json.encode(line) + b"\n")
+
+    def _read(self, name: str, kind: type) -> list[Any]:
+        try:
+            lines = (self.folder / name).read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        found: list[Any] = []
+        for line in filter(None, lines):
+            # torn by a crash or a full disk: the item is done again
+            with suppress(msgspec.DecodeError):
+                found.append(msgspec.json.decode(line, type=kind))
+        return found
+
+
+def ends_a_line(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(0, os.SEEK_END)
+        if file.tell() == 0:
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """A refusal of the disk as one sentence."""
+    try:
+        yield
+    except OSError as error:
+        what = (
+            "The disk is full"
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else f"The disk refused ({error})"
+        )
+        raise DiffcoderError(
+            "disk", f"{what}; finished work is kept: make room and go on with --resume."
+        ) from error

@@ -1,0 +1,77 @@
+"""Checks the scorers themselves: what is known to be right passes, what is known to be wrong fails.
+
+A control whose outcome varies by item (an empty infill) is held to the count that was measured on the whole
+set.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation.runs import chosen
+from evaluation.sandbox import Sandbox
+from evaluation.scoring import Answer, score_all
+from evaluation.task import Task
+from model.schema import DiffcoderError
+
+# Canonical solutions that do not pass their own tests, by task: measured, and each looked at.
+KNOWN_FAILURES: dict[str, frozenset[str]] = {}
+
+
+@dataclass
+class Count:
+    """One kind of control of one task: how many were run, how many passed, which surprised."""
+
+    task: str
+    kind: str
+    wanted: str
+    run: int = 0
+    passed: int = 0
+    surprises: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def good(self) -> bool:
+        return not self.surprises
+
+
+def check(
+    task: Task,
+    sandbox: Sandbox,
+    data: Path | None = None,
+    limit: int | None = None,
+    workers: int | None = None,
+    done: Callable[[], None] = lambda: None,
+) -> list[Count]:
+    """Every control of `limit` items (all by default). Raises DiffcoderError where the data is missing."""
+    problem = task.unavailable()
+    if problem:
+        raise DiffcoderError("unavailable", problem)
+    items = {item.id: item for item in task.items(data)}
+    wanted: dict[tuple[str, int], tuple[str, bool | None]] = {}
+    answers = []
+    skipped = {name: reason for name, item in items.items() if (reason := task.missing(item))}
+    controls = {name: list(task.controls(item)) for name, item in items.items() if name not in skipped}
+    for name in chosen([name for name in controls if controls[name]], limit):
+        for number, control in enumerate(controls[name]):
+            wanted[name, number] = control.kind, control.passes
+            answers.append(Answer(name, number, items[name], control.completion))
+    counts: dict[str, Count] = {}
+    known = KNOWN_FAILURES.get(task.name, frozenset())
+    for answer, verdict in score_all(task, answers, sandbox, workers, done):
+        kind, passes = wanted[answer.task_id, answer.sample]
+        words = {True: "pass", False: "fail", None: "either"}[passes]
+        count = counts.setdefault(kind, Count(task.name, kind, words))
+        count.run += 1
+        count.passed += verdict.passed
+        if passes is True and answer.task_id in known:
+            continue
+        if passes is not None and verdict.passed != passes:
+            count.surprises.append(f"{answer.task_id}: {verdict.reason}")
+    if skipped:
+        reasons = sorted(set(skipped.values()))
+        counts["skipped"] = Count(task.name, "skipped", f"{len(reasons)} reasons", len(skipped), 0)
+        counts["skipped"].notes += [f"{sum(r == why for r in skipped.values())} {why}" for why in reasons]
+    return list(counts.values())

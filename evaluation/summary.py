@@ -1,0 +1,122 @@
+"""The figures of one run: pass@k with intervals, cost, and what a task measures besides."""
+
+from __future__ import annotations
+
+import math
+
+import msgspec
+
+from evaluation import statistics
+from evaluation.runs import Completion, Run, Scored, Settings
+from model.schema import DiffcoderError
+
+
+class Summary(msgspec.Struct, frozen=True, kw_only=True):
+    """Shares are 0..1. `pass_at` maps k to (estimate, low, high), 95 %. Cost is over all completions:
+    tokens a forward counts every forward, milliseconds a token leave the prefill out, seconds are the
+    model's."""
+
+    settings: Settings
+    machine: str
+    problems: int
+    completions: int
+    pass_at: dict[str, tuple[float, float, float]]
+    tokens: int
+    forwards: int
+    tokens_per_forward: float
+    ms_per_token: float
+    seconds: float
+    seconds_per_answer: float
+    stop_reasons: dict[str, int]
+    failures: dict[str, int]
+    measures: dict[str, float]
+
+
+def of_run(run: Run) -> Summary:
+    """Raises DiffcoderError for a run without verdicts."""
+    verdicts = list(run.verdicts().values())
+    answers = run.completions()
+    if run.facts is None or not verdicts:
+        raise DiffcoderError(
+            "empty_run", f"The run in {run.folder} has no verdicts yet: go on with --resume."
+        )
+    done = [answers[v.task_id, v.sample] for v in verdicts if (v.task_id, v.sample) in answers]
+    tokens, forwards = sum(a.tokens for a in done), sum(a.forwards for a in done)
+    decoding = math.fsum(a.ms - a.prefill_ms for a in done)
+    seconds = math.fsum(a.ms for a in done) / 1000
+    return Summary(
+        settings=run.facts.settings,
+        machine=run.facts.machine,
+        problems=len({v.task_id for v in verdicts}),
+        completions=len(verdicts),
+        pass_at=estimates(verdicts),
+        tokens=tokens,
+        forwards=forwards,
+        tokens_per_forward=tokens / forwards if forwards else 0.0,
+        ms_per_token=decoding / tokens if tokens else 0.0,
+        seconds=seconds,
+        seconds_per_answer=seconds / len(done) if done else 0.0,
+        stop_reasons=counted(a.stop_reason for a in done),
+        failures=counted(v.reason.split(":", 1)[0] for v in verdicts if not v.passed),
+        measures=averages(verdicts, done),
+    )
+
+
+def by_problem(verdicts: list[Scored]) -> dict[str, list[bool]]:
+    found: dict[str, list[bool]] = {}
+    for verdict in verdicts:
+        found.setdefault(verdict.task_id, []).append(verdict.passed)
+    return found
+
+
+def shares(run: Run) -> dict[str, float]:
+    """Problem -> share of its samples that passed."""
+    return {name: sum(a) / len(a) for name, a in by_problem(list(run.verdicts().values())).items()}
+
+
+def estimates(verdicts: list[Scored]) -> dict[str, tuple[float, float, float]]:
+    """pass@k for k = 1, 5, 10, 100, as far as every problem has that many samples."""
+    problems = list(by_problem(verdicts).values())
+    fewest = min(map(len, problems))
+    found = {}
+    for k in (1, 5, 10, 100):
+        if k > fewest:
+            continue
+        values = [statistics.pass_at_k(len(p), sum(p), k) for p in problems]
+        low, high = (
+            statistics.wilson(sum(map(sum, problems)), len(problems))
+            if max(map(len, problems)) == 1
+            else statistics.bootstrap(values)
+        )
+        found[str(k)] = math.fsum(values) / len(values), low, high
+    return found
+
+
+def counted(names) -> dict[str, int]:  # type: ignore[no-untyped-def]
+    found: dict[str, int] = {}
+    for name in names:
+        found[name] = found.get(name, 0) + 1
+    return dict(sorted(found.items(), key=lambda pair: -pair[1]))
+
+
+def averages(verdicts: list[Scored], answers: list[Completion]) -> dict[str, float]:
+    names = sorted({name for v in verdicts for name in v.measures})
+    found = {}
+    for name in names:
+        values = [v.measures[name] for v in verdicts if name in v.measures]
+        found[name] = math.fsum(values) / len(values)
+    return found
+
+
+def sentence(title: str, result: Summary) -> str:
+    lines = []
+    for k, (share, low, high) in result.pass_at.items():
+        lines.append(f"{title}: pass@{k} {100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
+    lines.append(
+        f"  {result.problems} problems, {result.completions} answers; {result.tokens} tokens in "
+        f"{result.forwards} forwards ({result.tokens_per_forward:.2f} a forward), "
+        f"{result.ms_per_token:.1f} ms a token, {result.seconds_per_answer:.2f} s an answer"
+    )
+    if result.measures:
+        lines.append("  " + ", ".join(f"{name} {value:.3g}" for name, value in result.measures.items()))
+    return "\n".join(lines)

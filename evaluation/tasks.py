@@ -1,0 +1,51 @@
+"""The table of all tasks: name -> task. Importing it imports every benchmark's file, none of its data."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+
+from evaluation import (
+    bigcodebench,
+    canitedit,
+    cruxeval,
+    humaneval,
+    humaneval_infilling,
+    humanevalpack,
+    humanevalplus,
+    mbpp,
+    mbxp,
+    multipl_e,
+)
+from evaluation.task import Task
+from model.schema import DiffcoderError
+
+_ALL: tuple[Task, ...] = (
+    humaneval.HumanEval(),
+    humanevalplus.HumanEvalPlus(),
+    *(task() for task in humaneval_infilling.TASKS),
+    mbpp.Mbpp(),
+    mbpp.MbppAll(),
+    mbpp.MbppSanitized(),
+    mbpp.MbppPlus(),
+    *cruxeval.TASKS,
+    *canitedit.TASKS,
+    bigcodebench.BigCodeBench(),
+    bigcodebench.Hard(),
+    *humanevalpack.TASKS,
+    *mbxp.TASKS,
+    *multipl_e.TASKS,
+)
+TASKS: dict[str, Task] = {task.name: task for task in _ALL}
+
+
+def find(name: str) -> list[Task]:
+    """The task of that name, or all tasks of the group of that name."""
+    known = name.replace("_", "-")
+    if known in TASKS:
+        return [TASKS[known]]
+    group = [task for task in TASKS.values() if task.group == known]
+    if group:
+        return group
+    close = get_close_matches(known, TASKS, 1)
+    hint = f"did you mean {close[0]}?" if close else "`diffcoder eval list` names them all."
+    raise DiffcoderError("unknown_task", f"There is no task {name!r}: {hint}")
