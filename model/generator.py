@@ -15,7 +15,9 @@ from pathlib import Path
 import torch
 
 from model import layout, loading, sampler
+from model.decoder import KVCache
 from model.drafters import Belief, CostCurve, PromptLookup
+from model.ends import best_end
 from model.healing import Healing, Spellings
 from model.layout import Mark, Piece, Selection
 from model.loading import Loaded
@@ -101,12 +103,26 @@ class Generator:
         rarely stands where the model's tokens end.
         """
         started, limits = time.monotonic(), request.limits
-        pieces = layout.infill(self.profile, request.prefix, request.suffix, request.snippets, FILL_TOKENS)
-        ids, typed = self._healed(self._encode(pieces))
+        ids, typed = self._healed(
+            self._fitting(
+                lambda n: layout.infill(self.profile, request.prefix, request.suffix, request.snippets, n), FILL_TOKENS
+            )
+        )
         stops = Stops(request.prefix, request.suffix, limits.stop, limits.single_line)
         text = _Text(self, typed, stops)
         run = self._run(limits, text.until, on_draft, cancelled, typed, text, started)
-        usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
+
+        def close(cache: KVCache) -> None:
+            head = encode_text(self._tokenizer, stops.head)
+            open_ends = text.open_ends(run) if head else []
+            if len(open_ends) > 1 and self.network.speaks_ar and not run.interrupted():
+                cache.truncate(len(ids) - 1)
+                end = best_end(self.network, cache, ids[-1], run.tokens, head, open_ends)
+                text.end_at(end)
+                run.forwards += 2
+                run.stop_reason = "suffix" if end < len(run.tokens) else run.stop_reason
+
+        usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started, close)
         answer, kept = text.result(run)
         return FillResponse(
             text=answer,
@@ -130,7 +146,7 @@ class Generator:
                 "too_long",
                 f"The selection has {len(old)} tokens and at most {EDIT_TOKENS // 2} fit: select fewer lines.",
             )
-        ids = self._encode(layout.edit(self.profile, request, selection, EDIT_TOKENS))
+        ids = self._fitting(lambda n: layout.edit(self.profile, request, selection, n), EDIT_TOKENS)
         stops = Stops("", "", (*limits.stop, "\n```"))
         text = _Text(self, b"", stops)
         run = self._run(limits, text.until, on_draft, cancelled, b"", text, started)
@@ -195,7 +211,7 @@ class Generator:
         )
         return ScoreResponse(tokens=tuple(scores), usage=usage, model=self.name)
 
-    def _score_ar(self, cache: sampler.KVCache, last: int, ids: Sequence[int], run: Run) -> list[float]:
+    def _score_ar(self, cache: KVCache, last: int, ids: Sequence[int], run: Run) -> list[float]:
         logs: list[float] = []
         rows = [last, *ids[:-1]]
         for start in range(0, len(ids), sampler.PREFILL_ROWS):
@@ -208,7 +224,7 @@ class Generator:
         return logs
 
     def _score_diffusion(
-        self, cache: sampler.KVCache, last: int, ids: Sequence[int], run: Run
+        self, cache: KVCache, last: int, ids: Sequence[int], run: Run
     ) -> list[float]:
         network = self.network
         rows = (
@@ -261,9 +277,18 @@ class Generator:
         )
 
     def _generate(
-        self, ids: list[int], run: Run, limits: Limits, lookup: PromptLookup, started: float
+        self,
+        ids: list[int],
+        run: Run,
+        limits: Limits,
+        lookup: PromptLookup,
+        started: float,
+        finish: Callable[[KVCache], None] | None = None,
     ) -> Usage:
-        """Prefill what the cache lacks and run the sampler; what it wrote stays in the cache."""
+        """Prefill what the cache lacks and run the sampler; what it wrote stays in the cache.
+
+        `finish` is called with the cache at the prompt's last token once the text is over.
+        """
         verified = limits.verify or self.verify_default
         if verified == "ar" and not self.network.speaks_ar:
             raise DiffcoderError(
@@ -271,14 +296,14 @@ class Generator:
             )
         if verified == "none" and not self.network.diffuses:
             raise DiffcoderError("unsupported_model", "This model does not denoise: ask for verify ar.")
-        if len(ids) + run.max_tokens + 64 > self._window:
-            ids = ids[:3] + ids[len(ids) + 3 + run.max_tokens + 64 - self._window :]
         rule = UnmaskRule.of(limits.rule or "confidence", limits.threshold)
         cache, cached = self._cache.take(ids)
+        if self.network.aligned:  # tokens of a block saw all of it: a block that changes is cut away whole
+            cached -= cached % self.network.block
+            cache.truncate(cached)
         new = ids[cached:]
-        # The last rows of the prompt ride in the first forward that drafts.
-        split = max(0, len(new) - 1) if len(new) <= sampler.PREFILL_ROWS else (len(new) - 1) // 256 * 256
-        split = 0 if len(new) <= sampler.PREFILL_ROWS and not self.network.aligned else split
+        # The prompt's last rows ride in the first forward that drafts.
+        split = (len(new) - 1) // sampler.PREFILL_ROWS * sampler.PREFILL_ROWS
         done = sampler.prefill(self.network, cache, new[:split], run)
         prefilled = time.monotonic()
         if done == split and run.stop_reason is None:
@@ -286,6 +311,8 @@ class Generator:
                 sampler.verify(self.network, cache, new[split:], run, self.cost, lookup, self._beliefs)
             else:
                 sampler.denoise(self.network, cache, new[split:], run, rule)
+            if finish is not None and cache.length >= len(ids):
+                finish(cache)
         self._cache.give(cache, [*ids, *run.tokens])
         now = time.monotonic()
         return Usage(
@@ -296,6 +323,16 @@ class Generator:
             ms=(now - started) * 1000,
             prefill_ms=(prefilled - started) * 1000,
         )
+
+    def _fitting(self, make: Callable[[int], list[Piece]], budget: int) -> list[int]:
+        """Ids of the prompt that `make` lays out for a number of tokens: of `budget`, or of as many as come to fit.
+
+        Layouts count characters; dense text (another script, minified code) has more tokens than they reckon with.
+        """
+        asked = budget
+        while len(ids := self._encode(make(asked))) > budget * 5 // 4 and asked > 64:
+            asked = asked * budget // len(ids)
+        return ids
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:
         ids: list[int] = []
@@ -347,6 +384,7 @@ class _Text:
     def __init__(self, generator: Generator, typed: bytes, stops: Stops):
         self._bytes, self._typed, self._stops = generator.tokens.bytes, typed, stops
         self._raw, self._count = b"", 0
+        self._end: int | None = None
 
     def until(self, tokens: list[int]) -> StopReason | None:
         for token in tokens[self._count :]:
@@ -354,17 +392,38 @@ class _Text:
         self._count = len(tokens)
         return self._stops.look(self._decode(self._raw))
 
+    def open_ends(self, run: Run) -> list[int]:
+        """Numbers of tokens after which the text may end, when no rule of the gap's own has said where."""
+        if run.stop_reason not in ("end_token", "budget", "dedent", "repetition"):
+            return []
+        size, ends, raw = len(self._cut(run)), [0] if not self._typed else [], b""
+        for count, token in enumerate(run.tokens, 1):
+            raw += self._bytes[token]
+            if len(raw) < len(self._typed) or _is_partial(raw):
+                continue
+            rest = self._decode(self._raw)[len(self._decode(raw)) :]
+            if len(self._decode(raw)) <= size and self._stops.may_end_before(rest):
+                ends.append(count)
+        return ends
+
+    def end_at(self, tokens: int) -> None:
+        self._end = tokens
+
     def result(self, run: Run) -> tuple[str, int]:
         """The final text, and how many of the run's tokens it took."""
-        text = self._decode(self._raw)
-        if run.stop_reason in ("end_token", "budget", "deadline", "cancelled"):
-            return text, len(run.tokens)
-        text = text[: self._stops.cut]
+        if self._end is not None:
+            return self._decode(b"".join(self._bytes[token] for token in run.tokens[: self._end])), self._end
+        text = self._cut(run)
         size, kept, spelled = len(self._typed) + len(text.encode()), 0, 0
         while kept < len(run.tokens) and spelled < size:
             spelled += len(self._bytes[run.tokens[kept]])
             kept += 1
         return text, kept
+
+    def _cut(self, run: Run) -> str:
+        text = self._decode(self._raw)
+        ruled = run.stop_reason not in ("end_token", "budget", "deadline", "cancelled")
+        return text[: self._stops.cut] if ruled else text
 
     def draft(self, draft: sampler.Draft) -> Draft:
         raw = b"".join(self._bytes[token] for token in draft.tokens)
@@ -376,6 +435,11 @@ class _Text:
 
     def _decode(self, raw: bytes) -> str:
         return raw[len(self._typed) :].decode("utf-8", errors="ignore")
+
+
+def _is_partial(raw: bytes) -> bool:
+    """Whether the bytes end within a character."""
+    return len(raw) != len(raw.decode("utf-8", errors="ignore").encode())
 
 
 def _confidence(probabilities: Sequence[float]) -> float:

@@ -49,11 +49,11 @@ class Stops:
     stop: tuple[str, ...] = ()
     single_line: bool = False
     cut: int = 0
-    _head: str = field(init=False)
+    head: str = field(init=False)
     _floor: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self._head = suffix_head(self.suffix)
+        self.head = suffix_head(self.suffix)
         before = last_line(self.prefix)
         if not before.strip():
             # The gap begins a line: it belongs to the block of that line, or of the last filled one when at column 0.
@@ -61,9 +61,12 @@ class Stops:
         after = first_filled_line(self.suffix.partition("\n")[2])
         self._floor = min(indent_of(before), indent_of(after) if after is not None else 10**6)
 
+    def may_end_before(self, rest: str) -> bool:
+        """Whether the text may stop where it went on with `rest`: within a line only if the suffix goes on in one."""
+        return not rest or not self.head.startswith("\n") or rest.startswith("\n")
+
     def _last_filled(self) -> str:
-        line = next((line for line in reversed(self.prefix.splitlines()) if line.strip()), "")
-        return line
+        return next((line for line in reversed(self.prefix.splitlines()) if line.strip()), "")
 
     def look(self, text: str) -> StopReason | None:
         """The reason to stop at `text`, the whole filling so far, if there is one; sets `cut`."""
@@ -93,14 +96,14 @@ class Stops:
         return at if at >= 0 else None
 
     def _suffix_start(self, text: str) -> int | None:
-        if not self._head:
+        if not self.head:
             return None
-        at = text.find(self._head)
+        at = text.find(self.head)
         if at >= 0:
             return at
-        if not self._head.startswith("\n") and (not self.prefix or self.prefix.endswith("\n")):
+        if not self.head.startswith("\n") and (not self.prefix or self.prefix.endswith("\n")):
             # The gap holds whole lines: a line that equals the suffix's first but for white space at its ends.
-            wanted = self._head.strip()
+            wanted = self.head.strip()
             place = 0
             for line in text.splitlines(keepends=True):
                 if line.endswith("\n") and line.strip() == wanted and len(wanted) > 3:
