@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections import Counter
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from training.continuations import Continuations, store, write_on
 from training.gated import GatedModel, load_adapter
 from training.progress import HeldOut, measure
 from training.recipe import load
+from training.sources import discover
 from training.trainer import Trainer, draft_vocabulary
 
 
@@ -38,9 +40,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     commands = parser.add_subparsers(required=True)
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
-    add.add_argument(
-        "--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), required=True
-    )
+    add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
+    add.add_argument("--packages", action="append", type=Path, default=[], help="folder of licensed packages")
+    add.add_argument("--most", type=int, help="most files of one package")
     add.add_argument(
         "--benchmarks", type=Path, required=True, help="folder of the benchmark sets to stay clear of"
     )
@@ -81,6 +83,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def make_corpus(options: argparse.Namespace) -> None:
     sources = [corpora.Source(name, Path(folder), licence) for name, folder, licence in options.source]
+    packages = [source for folder in options.packages for source in discover(folder)]
     tokenizer = load_tokenizer(open_checkpoint(options.base))
     vocab = tokenizer.get_vocab_size()
     singles = [
@@ -88,13 +91,17 @@ def make_corpus(options: argparse.Namespace) -> None:
     ]
     left_out: Counter[str] = Counter()
     settings: dict[str, object] = {
-        "sources": [[source.name, source.licence] for source in sources],
+        "sources": [[source.name, source.licence] for source in sources + packages],
         "vocabulary": {
             "size": max(vocab, open_checkpoint(options.base).config.vocab),
             "always": sorted(singles),
         },
     }
-    documents = corpora.walk(sources, corpora.benchmark_ngrams(options.benchmarks), left_out)
+    benchmark = corpora.benchmark_ngrams(options.benchmarks)
+    documents = chain(
+        corpora.walk(sources, benchmark, left_out),
+        corpora.walk(packages, benchmark, left_out, most=options.most),
+    )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
     print((options.corpus / "corpus.json").read_text("utf-8")[-600:])
 
@@ -132,7 +139,7 @@ def write(options: argparse.Namespace) -> None:
 def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
     """The same sequences for every run over this corpus."""
     rng = np.random.default_rng(123)
-    documents = rng.permutation(corpus.indices(held_out=True, least=256))[:16]
+    documents = rng.permutation(corpus.indices(held_out=True, least=256))[:12]
     text = []
     for index, document in enumerate(documents):
         ids = corpus.document(int(document))
@@ -142,7 +149,7 @@ def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
             else layouts.left_to_right(rng, ids, 256)
         )
     continued = list(Continuations(written)) if written else []
-    return HeldOut(text, [s for s in continued if len(s.ids) - s.first > 12])
+    return HeldOut(text, [s for s in continued if len(s.ids) - s.first > 12][::2])
 
 
 def train(options: argparse.Namespace) -> None:

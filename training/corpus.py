@@ -50,7 +50,6 @@ class Source:
     name: str
     folder: Path
     licence: str
-    inside_node_modules: bool = False
 
 
 @dataclass(frozen=True)
@@ -70,14 +69,23 @@ class Document:
 
 
 def walk(
-    sources: Iterable[Source], benchmark: frozenset[int], left_out: Counter[str], largest: int = 200_000
+    sources: Iterable[Source],
+    benchmark: frozenset[int],
+    left_out: Counter[str],
+    largest: int = 200_000,
+    most: int | None = None,
 ) -> Iterator[Document]:
-    """Every file worth learning from, once. `left_out` counts the others by reason."""
+    """Every file worth learning from, once; `most` files of a source. `left_out` counts the others by
+    reason."""
     seen: set[str] = set()
     for source in sources:
-        for file in sorted(source.folder.rglob("*")):
-            language = LANGUAGES.get(file.suffix)
-            if language is None or not file.is_file():
+        taken = 0
+        files = [file for file in source.folder.rglob("*") if file.suffix in LANGUAGES and file.is_file()]
+        # By hash of the path: a fair choice of files that is the same every time.
+        for file in sorted(files, key=lambda f: _digest(f.relative_to(source.folder).as_posix())):
+            language = LANGUAGES[file.suffix]
+            if most is not None and taken == most:
+                left_out["more files of this source than wanted"] += 1
                 continue
             path = file.relative_to(source.folder)
             reason, text = None, ""
@@ -92,7 +100,7 @@ def walk(
                     text = file.read_text("utf-8").replace("\r\n", "\n")
                 except (UnicodeDecodeError, OSError):
                     reason = "unreadable or not text"
-            digest = hashlib.sha256(text.encode()).hexdigest()
+            digest = _digest(text)
             if reason is None:
                 lines = text.split("\n")
                 if digest in seen:
@@ -109,7 +117,12 @@ def walk(
                 left_out[reason] += 1
                 continue
             seen.add(digest)
+            taken += 1
             yield Document(source, path.as_posix(), language, text, digest)
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def ngrams(text: str) -> Iterator[int]:

@@ -118,9 +118,12 @@ def make_blocks(
     targets_NB = np.where(on_policy, greedy_NB, text_NB)
     mask_NB = np.ones((count, block), bool)
 
+    # With shift, the clean row at the anchor settles the first place: a partly masked block always shows it.
     partly_N = rng.random(count) < partial
-    drawn_NB = mask_blocks(rng, clipped_rates(rng, count, block, ceiling), block)
-    mask_NB[partly_N] = drawn_NB[partly_N]
+    open_places = block - shift
+    drawn_NB = mask_blocks(rng, clipped_rates(rng, count, open_places, ceiling), open_places)
+    mask_NB[partly_N, :shift] = False
+    mask_NB[partly_N, shift:] = drawn_NB[partly_N]
     hidden_NB = mask_NB if shift == 0 else np.concatenate([mask_NB[:, 1:], np.ones((count, 1), bool)], 1)
     weights_NB = np.where(partly_N[:, None], weights.partial * hidden_NB, weights_NB)
     targets_NB = np.where(partly_N[:, None], text_NB, targets_NB)

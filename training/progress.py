@@ -66,7 +66,7 @@ def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, objec
     steps = torch.arange(1, PLACES + 1)
     hits_text, hits_base, base_text = [], [], []
     for sequence in held_out.text:
-        anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 13)
+        anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 15)
         cache, argmax_C = held_out.read(model, sequence)
         drafts = draft(model, cache, argmax_C, anchors, shift)
         at = as_ids(anchors)[:, None] + steps
@@ -81,7 +81,7 @@ def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, objec
     }
     right = []
     for sequence in held_out.written:
-        anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 4)
+        anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 5)
         drafts = draft(model, *held_out.read(model, sequence), anchors, shift)
         right.append(drafts == as_ids(sequence.ids)[as_ids(anchors)[:, None] + steps])
     if right:

@@ -31,6 +31,8 @@ class Gated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Clean sequences a step."""
     noisy_rows: int = 512
     """Noisy rows over each clean sequence."""
+    languages: dict[str, float] = {}
+    """Share of sequences in each language; empty: documents are drawn regardless of language."""
     easy: float = 1.0
     """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
     infill: float = 0.5

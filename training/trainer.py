@@ -37,7 +37,7 @@ from training.recipe import Gated
 
 LOG_STEPS = 5
 CHECKPOINT_MINUTES = 5.0
-EVALUATION_MINUTES = 10.0
+EVALUATION_MINUTES = 4.0
 
 
 @dataclass
@@ -88,7 +88,15 @@ class Trainer:
                 "run_busy", f"Another process trains in {run}: wait for it or stop it."
             ) from error
         self.base_sha256 = checkpoint_sha256(base)
-        self.documents = corpus.indices(held_out=False)
+        shares = recipe.languages or {"": 1.0}
+        self.shares = np.array(list(shares.values())) / sum(shares.values())
+        self.documents = [corpus.indices(held_out=False, languages=[name] if name else []) for name in shares]
+        for name, found in zip(shares, self.documents, strict=True):
+            if not len(found):
+                raise DiffcoderError(
+                    "empty_corpus",
+                    f"The corpus holds no {name} file to learn from: take {name} out of the recipe.",
+                )
         vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
         self.model = GatedModel(
             base, rank=recipe.rank, scale=recipe.scale, draft_vocab_S=vocab, seed=recipe.seed
@@ -213,7 +221,8 @@ class Trainer:
         if self.written is not None and rng.random() < recipe.generated:
             return self.written.draw(rng)
         length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
-        document = self.corpus.document(int(rng.choice(self.documents)))
+        documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
+        document = self.corpus.document(int(rng.choice(documents)))
         if rng.random() < recipe.infill:
             return layouts.infill(rng, document, length, layouts.QWEN, ends=4)
         return layouts.left_to_right(rng, document, length)

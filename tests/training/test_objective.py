@@ -46,6 +46,8 @@ def test_partly_masked_blocks_ask_for_the_text_where_it_is_hidden(shift):
     ids, argmax = text_and_choices(rng)
     anchors = np.arange(5, 50)
     blocks = make_blocks(rng, ids, argmax, anchors, 4, shift=shift, partial=1.0, ceiling=1.0, weights=WEIGHTS)
+    assert not blocks.mask_NB[:, :shift].any()
+    assert blocks.mask_NB[:, shift:].any(1).all()
     for row, anchor in enumerate(anchors):
         for place in range(4):
             at = anchor + 1 + place + shift
