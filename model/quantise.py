@@ -51,7 +51,7 @@ class Int8Linear:
         self.bias, self.digits = bias_O, digits
 
     def __call__(self, x_NI: Tensor) -> Tensor:
-        size_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(1e-30)  # vector_norm(inf): the same, 10 times slower
+        size_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(1e-30)  # vector_norm(inf) is 10 times slower
         x_NI = x_NI / size_N1
         if self.digits == 1:
             y_NO = self._product(x_NI)
