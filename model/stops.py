@@ -101,15 +101,17 @@ class Stops:
         at = text.find(self.head)
         if at >= 0:
             return at
-        if not self.head.startswith("\n") and (not self.prefix or self.prefix.endswith("\n")):
+        if self.head.startswith("\n"):
+            # The suffix begins at a line's end: its first filled line, whatever blank lines stand before it.
+            line = re.escape(self.head.rstrip("\n").rpartition("\n")[2])
+            found = re.search(rf"[ \t]*\n(?:[ \t]*\n)*{line}[ \t]*\n", text)
+        elif not self.prefix or self.prefix.endswith("\n"):
             # The gap holds whole lines: a line that equals the suffix's first but for white space at its ends.
             wanted = self.head.strip()
-            place = 0
-            for line in text.splitlines(keepends=True):
-                if line.endswith("\n") and line.strip() == wanted and len(wanted) > 3:
-                    return place
-                place += len(line)
-        return None
+            found = re.search(rf"^[ \t]*{re.escape(wanted)}[ \t]*\n", text, re.M) if len(wanted) > 3 else None
+        else:
+            return None
+        return found.start() if found else None
 
     def _dedent(self, text: str) -> int | None:
         place = text.find("\n") + 1
