@@ -22,7 +22,12 @@ HEAD_TOKENS = 12  # of the suffix, on a branch
 
 @torch.inference_mode()
 def best_end(
-    network: Network, cache: KVCache, last: int, tokens: Sequence[int], head: Sequence[int], allowed: Sequence[int]
+    network: Network,
+    cache: KVCache,
+    last: int,
+    tokens: Sequence[int],
+    head: Sequence[int],
+    allowed: Sequence[int],
 ) -> int:
     """How many of `tokens` to keep, one of `allowed` (counts), so that `head` (ids) follows best.
 
@@ -43,7 +48,12 @@ def best_end(
 
 
 def _branches(
-    network: Network, cache: KVCache, count: int, ends: Sequence[int], rows: Sequence[int], head: Sequence[int]
+    network: Network,
+    cache: KVCache,
+    count: int,
+    ends: Sequence[int],
+    rows: Sequence[int],
+    head: Sequence[int],
 ) -> list[float]:
     """Log-probability of `head` after each end: branches that share the cache up to their end and see only themselves
     behind it. A branch begins with the token before its end, run once more for its scores."""
@@ -55,7 +65,9 @@ def _branches(
         ids += [rows[end], *head[:-1]]
         positions += range(start + end, start + end + k)
         mask_NT[n * k : (n + 1) * k, : start + end] = True
-        mask_NT[n * k : (n + 1) * k, past + n * k : past + (n + 1) * k] = torch.ones(k, k, dtype=torch.bool).tril()
+        mask_NT[n * k : (n + 1) * k, past + n * k : past + (n + 1) * k] = torch.ones(
+            k, k, dtype=torch.bool
+        ).tril()
     decoder = network.decoder
     cache.see(mask_NT)
     hidden_ND = decoder.forward(decoder.embed(torch.tensor(ids)), torch.tensor(positions), cache)

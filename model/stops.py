@@ -50,11 +50,13 @@ class Stops:
     single_line: bool = False
     cut: int = 0
     head: str = field(init=False)
+    whole_lines: bool = field(init=False)
     _floor: int = field(init=False)
 
     def __post_init__(self) -> None:
         self.head = suffix_head(self.suffix)
         before = last_line(self.prefix)
+        self.whole_lines = not before and bool(self.suffix) and not self.suffix.startswith(("\n", "\r"))
         if not before.strip():
             # The gap begins a line: it belongs to the block of that line, or of the last filled one when at column 0.
             before = before if before else self._last_filled()
@@ -91,9 +93,9 @@ class Stops:
     def _line_end(self, text: str) -> int | None:
         if not self.single_line:
             return None
-        start = len(text) - len(text.lstrip())
-        at = text.find("\n", start)
-        return at if at >= 0 else None
+        at = text.find("\n", len(text) - len(text.lstrip()))
+        # Before a line that is already there, a new line needs its end.
+        return at + self.whole_lines if at >= 0 else None
 
     def _suffix_start(self, text: str) -> int | None:
         if not self.head:
