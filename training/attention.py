@@ -1,0 +1,50 @@
+"""Which row sees which in `[noisy | clean]` training, as one rule that serves dense masks and flex attention alike.
+
+A sequence of L tokens is run as 2L rows: row i < L is token i under noise, row L + i the same token clean, both at
+position i. A noisy row sees its own block's noisy rows and the clean rows of earlier blocks; a clean row sees clean rows
+only: up to itself where `causal` (the rows stay those of an autoregressive model), otherwise the whole of its block.
+Rows of different documents see each other only where documents are not given.
+
+Shape suffixes: L tokens, M = 2L rows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
+
+Rule = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+
+
+def noisy_and_clean(length: int, block: int, *, causal: bool, documents_L: Tensor | None = None) -> Rule:
+    """The rule in flex attention's form: (batch, head, row, column) index tensors -> may look."""
+
+    def rule(batch: Tensor, head: Tensor, row: Tensor, column: Tensor) -> Tensor:
+        row_clean, column_clean = row >= length, column >= length
+        row_at, column_at = row % length, column % length
+        row_block, column_block = row_at // block, column_at // block
+        from_noisy = ~row_clean & (
+            (~column_clean & (row_block == column_block)) | (column_clean & (column_block < row_block))
+        )
+        behind = column_at <= row_at if causal else column_block <= row_block
+        allowed = from_noisy | (row_clean & column_clean & behind)
+        if documents_L is not None:
+            allowed = allowed & (documents_L[row_at] == documents_L[column_at])
+        return allowed
+
+    return rule
+
+
+def dense(rule: Rule, length: int) -> Tensor:
+    """(M, M) booleans, True where a row may look: for SDPA."""
+    rows = torch.arange(2 * length)
+    zero = torch.zeros((), dtype=torch.long)
+    return rule(zero, zero, rows[:, None], rows[None])
+
+
+def sparse(rule: Rule, length: int, device: str) -> BlockMask:
+    """The same for flex attention."""
+    return create_block_mask(rule, B=None, H=None, Q_LEN=2 * length, KV_LEN=2 * length, device=device)
