@@ -399,3 +399,7 @@ def _doctor(options: argparse.Namespace) -> int:
 
         print(msgspec.json.encode(found).decode())
     return int(any(check.state == "problem" for check in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

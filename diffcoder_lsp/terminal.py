@@ -161,6 +161,13 @@ class Screen:
             code = "".join(part for _, part in row.pieces)
             print(f"{'>' if row.touched else ' '} {row.number:{width}} {edge} {code}".rstrip())
 
+    def title(self, text: str) -> None:
+        """What comes next."""
+        if self.is_terminal:
+            self.console.print(text, style="bold underline")
+        else:
+            print(text)
+
     def note(self, text: str) -> None:
         """A line about what was done."""
         if self.is_terminal:
