@@ -79,7 +79,7 @@ def tensor_shapes(config: Config) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
-def _source_name(name: str, style: int) -> str:
+def source_name(name: str, style: int) -> str:
     """A canonical name in GGUF's (style 0) or Hugging Face's (style 1) words."""
     if name in _GLOBAL_NAMES:
         return _GLOBAL_NAMES[name][style]
@@ -137,7 +137,7 @@ class GgufCheckpoint(Checkpoint):
         _demand(path, self.config, self.header.regions, style=0)
 
     def tensor(self, name: str) -> torch.Tensor:
-        region = self.header.regions[_source_name(name, 0)]
+        region = self.header.regions[source_name(name, 0)]
         tensor = torch.from_numpy(_dequantise(self.path, region))
         if self.architecture == "llama" and name.endswith((".q.weight", ".k.weight")):
             heads = self.config.heads if name.endswith(".q.weight") else self.config.kv_heads
@@ -253,7 +253,7 @@ class FolderCheckpoint(Checkpoint):
         return files
 
     def tensor(self, name: str) -> torch.Tensor:
-        source = _source_name(name, 1)
+        source = source_name(name, 1)
         header = self._files[source]
         tensor = read_tensor(header, source).to(torch.float32)
         if not torch.isfinite(tensor).all():
@@ -383,7 +383,7 @@ def _demand(path: Path, config: Config, regions: Mapping[str, Region], style: in
     # Compared before `tensor_shapes` builds its table: the number of layers is still only a claim.
     if config.layers * 9 > len(regions):
         corrupt(path, f"it claims {config.layers} layers and has {len(regions)} tensors")
-    wanted = {_source_name(name, style): shape for name, shape in tensor_shapes(config).items()}
+    wanted = {source_name(name, style): shape for name, shape in tensor_shapes(config).items()}
     for name, shape in wanted.items():
         if name not in regions:
             corrupt(path, f"{name} is missing")

@@ -21,11 +21,13 @@ from model.tokens import encode_text, load_tokenizer
 from training import corpus as corpora
 from training import layouts
 from training.continuations import Continuations, store, write_on
+from training.diffusion import DiffusionTask
+from training.drafting import Drafting, draft_vocabulary
 from training.gated import GatedModel, load_adapter
 from training.progress import HeldOut, measure
-from training.recipe import load
+from training.recipe import Gated, load
 from training.sources import discover
-from training.trainer import Trainer, draft_vocabulary
+from training.trainer import Task, Trainer
 
 
 def home() -> Path:
@@ -60,9 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("recipe")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
-    add.add_argument(
-        "--written", type=Path, nargs="*", default=[], help="folders of continuations to learn from"
-    )
+    add.add_argument("--written", type=Path, help="folder of the base's continuations to learn from")
     add.add_argument("--minutes", type=float, default=1e9)
     add.add_argument("--resume", action="store_true")
     add.set_defaults(run=train)
@@ -108,6 +108,8 @@ def make_corpus(options: argparse.Namespace) -> None:
 
 def write(options: argparse.Namespace) -> None:
     recipe = load(options.recipe)
+    if not isinstance(recipe, Gated):
+        raise DiffcoderError("bad_recipe", f"{options.recipe} trains no drafter: name a gated recipe.")
     corpus = corpora.Corpus(options.corpus)
     rng = np.random.default_rng(options.seed)
     prompts = []
@@ -153,17 +155,15 @@ def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
 
 
 def train(options: argparse.Namespace) -> None:
-    corpus = corpora.Corpus(options.corpus)
-    trainer = Trainer(
-        load(options.recipe),
-        options.base,
-        corpus,
-        options.run_folder,
-        held_out_set(corpus, options.held_out),
-        Continuations(*options.written) if options.written else None,
-        options.resume,
-    )
-    trainer.train(options.minutes)
+    recipe, corpus, run = load(options.recipe), corpora.Corpus(options.corpus), options.run_folder
+    task: Task
+    if isinstance(recipe, Gated):
+        written = Continuations(options.written) if options.written else None
+        held_out = held_out_set(corpus, options.held_out)
+        task = Drafting(recipe, options.base, corpus, run, held_out, written)
+    else:
+        task = DiffusionTask(recipe, options.base, corpus)
+    Trainer(recipe, task, run, options.resume).train(options.minutes)
 
 
 def evaluate(options: argparse.Namespace) -> None:

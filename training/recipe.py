@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
@@ -12,43 +13,13 @@ from model.schema import DiffcoderError
 RECIPES = Path(__file__).parent / "recipes"
 
 
-class Gated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A gated block-diffusion adapter on a frozen autoregressive base (docs/training.md)."""
+class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What every kind of run has. `kind` in the file says which kind it is."""
 
-    rank: int = 32
-    """Rank of the low-rank pair on every linear."""
-    scale: float = 2.0
-    """Factor on the low-rank product."""
-    shift: int = 0
-    """1: a noisy row predicts the token after it, as the base does; 0: its own."""
-    draft_vocab: int = 32768
-    """How many token ids the drafting head knows: specials, single bytes, then the most frequent."""
-    blocks: tuple[int, ...] = (4, 5, 6, 8)
-    """Block sizes, one drawn for each sequence."""
-    length: tuple[int, int] = (256, 640)
-    """Shortest and longest clean sequence, tokens."""
-    sequences: int = 2
-    """Clean sequences a step."""
-    noisy_rows: int = 512
-    """Noisy rows over each clean sequence."""
-    languages: dict[str, float] = {}
-    """Share of sequences in each language; empty: documents are drawn regardless of language."""
-    easy: float = 1.0
-    """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
+    sequences: int = 1
+    """Sequences a step."""
     infill: float = 0.5
     """Share of sequences in the infill layout."""
-    generated: float = 0.0
-    """Share of sequences that the base wrote itself (`continuations.py`)."""
-    partial: float = 0.25
-    """Share of partly masked blocks."""
-    first_weight: float = 0.3
-    """Loss weight of the place right after the anchor."""
-    decay: float = 0.9
-    """Loss weight from one place to the next."""
-    off_weight: float = 0.25
-    """Loss weight behind the first place where the base disagrees with the text."""
-    partial_weight: float = 0.5
-    """Loss weight of a masked place in a partly masked block."""
     noise_warmup: int = 100
     """Steps over which the ceiling of the masking rate rises to 1."""
     noise_initial: float = 0.1
@@ -68,7 +39,7 @@ class Gated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     ema: float = 0.98
     """Decay of the average of the weights that is evaluated and exported."""
     seed: int = 0
-    """Seed of the adapter's start and, with the step, of everything drawn at that step."""
+    """Seed of the start and, with the step, of everything drawn at that step."""
 
     def rate(self, step: int) -> float:
         """The learning rate at `step`, from 0."""
@@ -77,15 +48,78 @@ class Gated(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
         return self.lr * rise * max(0.05, min(1.0, left))
 
 
-def load(name: str) -> Gated:
+class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
+    """A gated block-diffusion adapter on a frozen autoregressive base (`drafting.py`)."""
+
+    languages: dict[str, float] = {}
+    """Share of sequences in each language; empty: documents are drawn regardless of language."""
+    rank: int = 32
+    """Rank of the low-rank pair on every linear."""
+    scale: float = 2.0
+    """Factor on the low-rank product."""
+    shift: Literal[0, 1] = 1
+    """1: a noisy row predicts the token after it, as the base does; 0: its own."""
+    draft_vocab: int = 32768
+    """How many token ids the drafting head knows: specials, single bytes, then the most frequent."""
+    blocks: tuple[int, ...] = (3, 3, 4)
+    """Rows of a noisy block, one number drawn for each sequence."""
+    length: tuple[int, int] = (128, 320)
+    """Shortest and longest clean sequence, tokens."""
+    noisy_rows: int = 384
+    """Noisy rows over each clean sequence."""
+    easy: float = 2.0
+    """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
+    generated: float = 0.0
+    """Share of sequences that the base wrote itself (`continuations.py`)."""
+    partial: float = 0.15
+    """Share of partly masked blocks."""
+    first_weight: float = 0.3
+    """Loss weight of the place right after the anchor."""
+    decay: float = 0.9
+    """Loss weight from one place to the next."""
+    off_weight: float = 0.25
+    """Loss weight behind the first place where the base disagrees with the text."""
+    partial_weight: float = 0.5
+    """Loss weight of a masked place in a partly masked block."""
+
+
+class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
+    """Block diffusion of all weights over packed documents, `[noisy | clean]` (`diffusion.py`)."""
+
+    objective: Literal["diffusion", "ar"] = "diffusion"
+    """"ar": plain next-token training on the same packs, for comparison (the AR twin)."""
+    context: int = 8192
+    """Tokens of a packed sequence."""
+    block: int = 4
+    """Places of a block; blocks lie at absolute multiples of it."""
+    clipped: bool = True
+    """Whether the masking rate is clipped from below at 1/block."""
+    document_mask: bool = True
+    """Whether documents of a pack are kept apart; false is the paper's way."""
+    causal: bool = False
+    """Whether clean rows stay causal, as in an autoregressive model, or see their whole block."""
+    ar_weight: float = 0.0
+    """Weight of a next-token loss on the clean rows (causal only): keeps a trained model able to verify."""
+    ends: int = 4
+    """Most end tokens after a document."""
+    mask_token: int = 151662
+    """The token that stands for a masked place."""
+    end_token: int = 151643
+    """The token that ends a document."""
+
+
+def load(name: str) -> Gated | Diffusion:
     """A recipe by name (this package's own) or by the path of a TOML file."""
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
         known = ", ".join(sorted(p.stem for p in RECIPES.glob("*.toml")))
         raise DiffcoderError(
-            "no_recipe", f"There is no recipe {name!r}; known are {known}, or give the path of a .toml file."
+            "no_recipe", f"There is no recipe {name!r}: use one of {known}, or a .toml file's path."
         )
     try:
-        return msgspec.convert(tomllib.loads(path.read_text("utf-8")), Gated)
+        recipe: Gated | Diffusion = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Gated | Diffusion)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {error}.") from error
+    if isinstance(recipe, Diffusion) and recipe.ar_weight and not recipe.causal:
+        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: ar_weight needs causal = true.")
+    return recipe

@@ -1,10 +1,9 @@
-"""The loop that trains a gated adapter: steps, checkpoints, held-out numbers, exact resume.
+"""The loop that every recipe shares: steps, checkpoints, held-out numbers, exact resume.
 
-Everything drawn at a step comes from a generator seeded with (seed, step, sequence), and the optimiser's
-state is in the checkpoint: a run that was stopped and resumed goes on exactly as one that was not.
-Schedules count steps, never time, so that a paused process loses nothing. A run folder holds
-`recipe.json`, `checkpoint.safetensors`, `log.jsonl` and `adapter.safetensors`, the averaged weights of the
-last evaluation in the form that the engine loads.
+Everything drawn at a step comes from a generator seeded with (seed, step, sequence), and the optimiser's state is in
+the checkpoint: a run that was stopped and resumed goes on exactly as one that was not. Schedules count steps, never
+time, so a paused process loses nothing. A run folder holds `recipe.json`, `checkpoint.safetensors`, `log.jsonl` and
+what the task exports. Knows nothing of what is learnt: that is the task's (`drafting.py`, `diffusion.py`).
 """
 
 from __future__ import annotations
@@ -16,69 +15,64 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
 from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.schema import DiffcoderError
-from training import layouts, objective
-from training.continuations import Continuations
-from training.corpus import Corpus
-from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256
-from training.noise import rate_ceiling
-from training.progress import HeldOut, measure
-from training.recipe import Gated
+from training.recipe import Recipe
 
 LOG_STEPS = 5
 CHECKPOINT_MINUTES = 5.0
 EVALUATION_MINUTES = 4.0
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The weighted sum of one sequence's losses, the sum of its weights, and the rows that it cost."""
+
+    total: Tensor
+    weight: float
+    rows: int
+
+
+class Task(Protocol):
+    """What a run learns. `parameters` are trained; the task computes with them in place."""
+
+    parameters: dict[str, nn.Parameter]
+
+    def loss(self, rng: np.random.Generator, step: int) -> Loss:
+        """The loss of one sequence, drawn with `rng`."""
+
+    def measure(self) -> dict[str, object]:
+        """Held-out numbers of the weights as they are."""
+
+    def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
+        """Write what others load into the run folder."""
+
+
 @dataclass
 class Tally:
     """Sums since the last line of the log."""
 
+    since: float
     loss: float = 0.0
     weight: float = 0.0
     rows: int = 0
-    correct: float = 0.0
-    on_policy: int = 0
     steps: int = 0
-    since: float = 0.0
 
 
 class Trainer:
-    """One run: a recipe, a base, a corpus and a folder."""
+    """One run: a recipe, a task made for it, and a folder. `open_run` guards the folder first."""
 
-    def __init__(
-        self,
-        recipe: Gated,
-        base: Path,
-        corpus: Corpus,
-        run: Path,
-        held_out: HeldOut,
-        written: Continuations | None = None,
-        resume: bool = False,
-    ):
-        torch.manual_seed(recipe.seed)
-        self.recipe, self.corpus, self.run, self.held_out, self.written = (
-            recipe,
-            corpus,
-            run,
-            held_out,
-            written,
-        )
-        if recipe.generated and written is None:
-            raise DiffcoderError(
-                "no_continuations",
-                "The recipe wants continuations of the base; make them with `diffcoder train write`.",
-            )
+    def __init__(self, recipe: Recipe, task: Task, run: Path, resume: bool = False):
+        self.recipe, self.task, self.run, self.parameters = recipe, task, run, task.parameters
         run.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(run / "lock")
         try:
@@ -87,29 +81,10 @@ class Trainer:
             raise DiffcoderError(
                 "run_busy", f"Another process trains in {run}: wait for it or stop it."
             ) from error
-        self.base_sha256 = checkpoint_sha256(base)
-        shares = recipe.languages or {"": 1.0}
-        self.shares = np.array(list(shares.values())) / sum(shares.values())
-        self.documents = [corpus.indices(held_out=False, languages=[name] if name else []) for name in shares]
-        for name, found in zip(shares, self.documents, strict=True):
-            if not len(found):
-                raise DiffcoderError(
-                    "empty_corpus",
-                    f"The corpus holds no {name} file to learn from: take {name} out of the recipe.",
-                )
-        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
-        self.model = GatedModel(
-            base, rank=recipe.rank, scale=recipe.scale, draft_vocab_S=vocab, seed=recipe.seed
-        )
-        self.names = list(self.model.parameters)
         self.optimizer = torch.optim.AdamW(
-            list(self.model.parameters.values()),
-            lr=recipe.lr,
-            betas=recipe.betas,
-            weight_decay=0.0,
-            fused=True,
+            list(self.parameters.values()), lr=recipe.lr, betas=recipe.betas, weight_decay=0.0, fused=True
         )
-        self.average = {name: value.detach().clone() for name, value in self.model.parameters.items()}
+        self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.step, self.rows, self.cpu_s = 0, 0, 0.0
         self.stopping = False
         if resume:
@@ -121,20 +96,23 @@ class Trainer:
         write_atomically(run / "recipe.json", msgspec.json.encode(recipe))
 
     def train(self, minutes: float) -> None:
-        """Train until the recipe's last step, `minutes` of processor time per thread, or SIGINT / SIGTERM."""
+        """Train until the recipe's last step, `minutes` of processor time per thread, or SIGINT / SIGTERM.
+
+        A signal ends the run after the step in work, with a checkpoint.
+        """
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._ask_to_stop)
         threads = torch.get_num_threads()
         begun, before = time.process_time(), self.cpu_s
         saved = evaluated = 0.0
-        tally = Tally(since=time.monotonic())
+        tally = Tally(time.monotonic())
         while self.step < self.recipe.steps and not self.stopping:
             self._step(tally)
             spent = (time.process_time() - begun) / threads
             self.cpu_s = before + spent
             if tally.steps == LOG_STEPS:
                 self._log(tally)
-                tally = Tally(since=time.monotonic())
+                tally = Tally(time.monotonic())
             if spent - saved > CHECKPOINT_MINUTES * 60:
                 self.save()
                 saved = spent
@@ -144,7 +122,8 @@ class Trainer:
             if spent > minutes * 60:
                 break
         self.save()
-        self.evaluate()
+        if not self.stopping:
+            self.evaluate()
         self.lock.release()
 
     def _ask_to_stop(self, *_: object) -> None:
@@ -155,10 +134,14 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step)
         for index in range(recipe.sequences):
-            loss, weight = self._sequence(np.random.default_rng([recipe.seed, self.step, index]), tally)
-            if weight:
-                (loss / (weight * recipe.sequences)).backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters.values(), recipe.clip)
+            loss = self.task.loss(np.random.default_rng([recipe.seed, self.step, index]), self.step)
+            if loss.weight:
+                (loss.total / (loss.weight * recipe.sequences)).backward()
+            tally.loss += float(loss.total.detach())
+            tally.weight += loss.weight
+            tally.rows += loss.rows
+            self.rows += loss.rows
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip)
         if not math.isfinite(float(norm)):
             raise DiffcoderError(
                 "not_finite",
@@ -170,72 +153,19 @@ class Trainer:
         # Early on an average over the whole past would be mostly the start.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
-            torch._foreach_lerp_(
-                list(self.average.values()), [self.model.parameters[n].data for n in self.average], 1 - keep
-            )
+            live = [self.parameters[name].data for name in self.average]
+            torch._foreach_lerp_(list(self.average.values()), live, 1 - keep)
         self.step += 1
         tally.steps += 1
 
-    def _sequence(self, rng: np.random.Generator, tally: Tally) -> tuple[Tensor, float]:
-        """Weighted loss sum and weight sum over the noisy blocks of one drawn sequence."""
-        recipe = self.recipe
-        sequence = self._draw(rng)
-        cache, hidden_CD = self.model.read(as_ids(sequence.ids))
-        argmax_C = self.model.choose(hidden_CD, draft_only=True).numpy()
-        agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
-        block = int(rng.choice(recipe.blocks))
-        count = recipe.noisy_rows // block
-        anchors_N = objective.choose_anchors(
-            rng, agree_C, sequence.first, block, recipe.shift, count, recipe.easy
-        )
-        blocks = objective.make_blocks(
-            rng,
-            sequence.ids,
-            argmax_C,
-            anchors_N,
-            block,
-            shift=recipe.shift,
-            partial=recipe.partial,
-            ceiling=rate_ceiling(self.step, recipe.noise_warmup, recipe.noise_initial),
-            weights=objective.Weights(
-                recipe.first_weight, recipe.decay, recipe.off_weight, recipe.partial_weight
-            ),
-        )
-        hidden_RD = self.model.denoise(
-            cache, as_ids(blocks.ids_NB), torch.from_numpy(blocks.mask_NB), as_ids(anchors_N)
-        )
-        targets_R = self.model.draft_of_V[as_ids(blocks.targets_NB).reshape(-1)]
-        weights_R = torch.from_numpy(blocks.weights_NB).reshape(-1)
-        kept = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
-        logits = self.model.draft_logits(hidden_RD[kept])
-        loss_R = F.cross_entropy(logits, targets_R[kept], reduction="none")
-        loss, weight = (loss_R * weights_R[kept]).sum(), float(weights_R[kept].sum())
-        tally.loss += float(loss.detach())
-        tally.weight += weight
-        tally.rows += blocks.ids_NB.size
-        self.rows += blocks.ids_NB.size
-        return loss, weight
-
-    def _draw(self, rng: np.random.Generator) -> layouts.Sequence:
-        recipe = self.recipe
-        if self.written is not None and rng.random() < recipe.generated:
-            return self.written.draw(rng)
-        length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
-        documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
-        document = self.corpus.document(int(rng.choice(documents)))
-        if rng.random() < recipe.infill:
-            return layouts.infill(rng, document, length, layouts.QWEN, ends=4)
-        return layouts.left_to_right(rng, document, length)
-
     def _log(self, tally: Tally) -> None:
-        wall = time.monotonic() - tally.since
         self._write(
             {
                 "step": self.step,
                 "loss": round(tally.loss / max(1e-9, tally.weight), 4),
                 "lr": round(self.recipe.rate(self.step), 6),
                 "rows": self.rows,
-                "rows_per_s": round(tally.rows / wall, 1),
+                "rows_per_s": round(tally.rows / (time.monotonic() - tally.since), 1),
                 "cpu_minutes": round(self.cpu_s / 60, 2),
             }
         )
@@ -248,28 +178,21 @@ class Trainer:
             log.write(text + "\n")
 
     def evaluate(self) -> None:
-        """Measure the averaged weights on held-out text, log it, and export them as `adapter.safetensors`."""
-        live = {name: value.data for name, value in self.model.parameters.items()}
-        for name, value in self.model.parameters.items():
+        """Measure the averaged weights, log the numbers, and export the weights."""
+        live = {name: value.data for name, value in self.parameters.items()}
+        for name, value in self.parameters.items():
             value.data = self.average[name]
-        numbers = measure(self.model, self.held_out, self.recipe.shift)
-        for name, value in self.model.parameters.items():
+        numbers = self.task.measure()
+        for name, value in self.parameters.items():
             value.data = live[name]
         self._write({"evaluation": self.step, "rows": self.rows} | numbers)
-        facts: dict[str, object] = {
-            "shift": self.recipe.shift,
-            "blocks": self.recipe.blocks,
-            "step": self.step,
-            "rows": self.rows,
-            "held_out": numbers,
-        }
-        write_atomically(
-            self.run / "adapter.safetensors", adapter_bytes(self.model, self.average, facts, self.base_sha256)
-        )
+        facts: dict[str, object] = {"step": self.step, "rows": self.rows, "held_out": numbers}
+        self.task.export(self.run, self.average, facts)
 
     def save(self) -> None:
+        """Write the checkpoint; the previous one stays until the new one is whole."""
         tensors: dict[str, Tensor] = {}
-        for name, value in self.model.parameters.items():
+        for name, value in self.parameters.items():
             tensors["weight." + name] = value.data
             tensors["average." + name] = self.average[name]
             for key, moment in self.optimizer.state.get(value, {}).items():
@@ -284,13 +207,17 @@ class Trainer:
                 "no_checkpoint", f"{self.run} holds no checkpoint to resume from; start without --resume."
             )
         with safe_open(path, "pt") as file:
-            facts = file.metadata()
-            for name, value in self.model.parameters.items():
+            facts, held = file.metadata(), set(file.keys())
+            if {name for name in held if name.startswith("weight.")} != {
+                "weight." + n for n in self.parameters
+            }:
+                raise DiffcoderError(
+                    "other_run",
+                    f"The checkpoint in {self.run} is of another recipe or base: name another folder.",
+                )
+            for name, value in self.parameters.items():
                 value.data.copy_(file.get_tensor("weight." + name))
                 self.average[name].copy_(file.get_tensor("average." + name))
-            held = set(file.keys())
-            self.optimizer.state.clear()
-            for name, value in self.model.parameters.items():
                 if f"exp_avg.{name}" in held:
                     self.optimizer.state[value] = {
                         key: file.get_tensor(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")
@@ -298,28 +225,8 @@ class Trainer:
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
 
 
-def draft_vocabulary(corpus: Corpus, size: int, run: Path) -> Tensor:
-    """The ids the drafting head knows, sorted; written to the run folder once, so that a grown corpus changes
-    nothing.
-
-    All single bytes and the special tokens, then the most frequent ids of the corpus.
-    """
-    path = run / "draft_vocab.npy"
-    if path.is_file():
-        return as_ids(np.load(path))
-    vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
-    counts = corpus.frequencies(vocab["size"])
-    always = vocab["always"]
-    counts[always] = counts.max() + 1
-    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
-    np.save(path, ids)
-    return as_ids(ids)
-
-
 def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, or leave it as it was: a full disk or a kill never costs the last good
-    file.
-    """
+    """Replace `path` by `data`, or leave it: a full disk or a kill never costs the last good file."""
     part = path.with_name(path.name + ".part")
     try:
         with part.open("wb") as file:
@@ -328,7 +235,8 @@ def write_atomically(path: Path, data: bytes) -> None:
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
-        part.unlink(missing_ok=True)
+        if part.is_file():
+            part.unlink()
         raise DiffcoderError(
             "disk", f"{path} could not be written ({error.strerror}); the last good one is kept."
         ) from error

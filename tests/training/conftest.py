@@ -22,13 +22,15 @@ TINY = {
     "hidden_act": "silu",
 }
 
+torch.set_num_threads(1)  # these models are too small to share
+
 
 @pytest.fixture(scope="session")
 def tiny_base(tmp_path_factory):
     """A folder with config.json and model.safetensors."""
     folder = tmp_path_factory.mktemp("tiny")
     (folder / "config.json").write_text(json.dumps(TINY))
-    from model.checkpoints import _source_name, tensor_shapes
+    from model.checkpoints import source_name, tensor_shapes
     from model.decoder import Config
 
     config = Config(
@@ -50,6 +52,6 @@ def tiny_base(tmp_path_factory):
     tensors = {}
     for name, shape in tensor_shapes(config).items():
         value = torch.randn(shape, generator=generator) * (0.1 if len(shape) == 1 else shape[-1] ** -0.5)
-        tensors[_source_name(name, 1)] = 1 + value if name.endswith("norm.weight") else value
+        tensors[source_name(name, 1)] = 1 + value if name.endswith("norm.weight") else value
     save_file(tensors, folder / "model.safetensors")
     return folder

@@ -12,7 +12,8 @@ END = 9999
 def test_every_token_stands_exactly_once_in_an_epoch(length):
     rng = np.random.default_rng(length)
     documents = [
-        np.arange(start, start + size) for start, size in zip(range(0, 9000, 300), rng.integers(1, 300, 30))
+        np.arange(start, start + size)
+        for start, size in zip(range(0, 9000, 300), rng.integers(1, 300, 30), strict=True)
     ]
     packing = Packing(lambda n: documents[n], np.array([len(d) for d in documents]), length, END, seed=3)
     packs = [packing[index] for index in range(-(-packing.total // length))]

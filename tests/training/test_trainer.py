@@ -9,6 +9,7 @@ from safetensors import safe_open
 
 from model.schema import DiffcoderError
 from training.corpus import Corpus
+from training.drafting import Drafting
 from training.layouts import Sequence
 from training.progress import HeldOut
 from training.recipe import Gated, load
@@ -47,7 +48,7 @@ def corpus(tmp_path_factory):
 def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False):
     ids = np.asarray(corpus.document(0)[:60], dtype=np.int64)
     held_out = HeldOut([Sequence(ids, 8)], [Sequence(ids, 30)])
-    return Trainer(recipe, tiny_base, corpus, run, held_out, resume=resume)
+    return Trainer(recipe, Drafting(recipe, tiny_base, corpus, run, held_out), run, resume)
 
 
 def checkpoint(run):
@@ -92,7 +93,7 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoi
     trainer(tiny_base, corpus, run).train(minutes=0)
     before, facts = checkpoint(run)
     broken = trainer(tiny_base, corpus, run, resume=True)
-    broken.model.parameters["mask_embedding"].data[0] = float("nan")
+    broken.parameters["mask_embedding"].data[0] = float("nan")
     with pytest.raises(DiffcoderError, match="step 1"):
         broken.train(minutes=60)
     after, same = checkpoint(run)
@@ -111,7 +112,7 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path):
 
 def test_recipes_load_and_unknown_fields_are_errors(tmp_path):
     assert load("gated").rank == 32
-    (tmp_path / "odd.toml").write_text("rnak = 3\n")
+    (tmp_path / "odd.toml").write_text('kind = "gated"\nrnak = 3\n')
     with pytest.raises(DiffcoderError, match="rnak"):
         load(str(tmp_path / "odd.toml"))
     with pytest.raises(DiffcoderError, match="gated"):

@@ -1,0 +1,255 @@
+"""Block diffusion of all weights of an autoregressive base over packed documents, and the AR twin to compare with.
+
+Noise, clipping and the 1/u weight as in Stable-DiffCoder (arXiv 2601.15892): the mean over a sequence's tokens of
+CE / u at masked places estimates the bound on the negative log-likelihood. While the ceiling of the masking rate rises
+(warm-up), masked places weigh the same. No shift: a masked place is asked for its own token.
+
+Shape suffixes: L tokens of a sequence, M = 2L rows (`attention.py`), D width, H query heads, K key/value heads, E head
+width, P rows that are asked for something.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint as recompute
+
+from model.checkpoints import open_checkpoint, source_name
+from model.decoder import Config, Decoder, Layer, Linear
+from model.quantise import Fp32Linear
+from model.schema import DiffcoderError
+from training import layouts
+from training.attention import dense, noisy_and_clean
+from training.corpus import Corpus
+from training.gated import as_ids
+from training.noise import clipped_rates, mask_blocks, rate_ceiling
+from training.packing import Pack, Packing
+from training.recipe import Diffusion
+from training.trainer import Loss, write_atomically
+
+HELD_OUT_PACKS = 4
+HUGGING_FACE = 1  # the style of `source_name`
+_LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however large the vocabulary is
+_FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
+
+
+class MaskedAttention:
+    """Rows of one forward see each other under a mask; nothing is kept."""
+
+    def __init__(self, mask_MM: Tensor):
+        self.mask_MM = mask_MM
+
+    def attend(self, layer: int, q_MHE: Tensor, k_MKE: Tensor, v_MKE: Tensor) -> Tensor:
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_MHE, k_MKE, v_MKE))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask_MM, enable_gqa=True)
+        return out[0].transpose(0, 1)
+
+
+class DiffusionTask:
+    """`Task` of a diffusion recipe: trains every weight of the base, exports a model of its own."""
+
+    def __init__(self, recipe: Diffusion, base: Path, corpus: Corpus):
+        if recipe.context % recipe.block:
+            raise DiffcoderError(
+                "bad_recipe",
+                f"context {recipe.context} is not a multiple of block {recipe.block}: change one.",
+            )
+        source = open_checkpoint(base)
+        self.recipe, self.config, self.architecture = recipe, source.config, source.architecture
+        self.parameters, self.decoder = _trainable(source.config, source.tensor)
+        self.train_packs = _packing(recipe, corpus, held_out=False)
+        self.held_out_packs = _packing(recipe, corpus, held_out=True)
+
+    def loss(self, rng: np.random.Generator, step: int) -> Loss:
+        pack = self.train_packs[int(rng.integers(2**31))]
+        return self.pack_loss(
+            pack, rng, rate_ceiling(step, self.recipe.noise_warmup, self.recipe.noise_initial)
+        )
+
+    def pack_loss(self, pack: Pack, rng: np.random.Generator, ceiling: float) -> Loss:
+        """The loss of one pack under noise drawn with `rng`; `weight` is the number of tokens it is a mean over."""
+        recipe, ids_L = self.recipe, as_ids(pack.ids_L)
+        length = len(ids_L)
+        documents_L = torch.from_numpy(pack.documents_L) if recipe.document_mask else None
+        rule = noisy_and_clean(
+            length, recipe.block, causal=recipe.causal or recipe.objective == "ar", documents_L=documents_L
+        )
+        mask_MM = dense(rule, length)
+        if recipe.objective == "ar":
+            hidden = self._forward(ids_L, torch.arange(length), mask_MM[length:, length:])
+            return self._next_token_loss(hidden, ids_L, documents_L)
+        rates_N, masked_NB = _noise(rng, length // recipe.block, recipe, ceiling)
+        masked_L = torch.from_numpy(masked_NB).reshape(-1)
+        noisy_L = torch.where(masked_L, recipe.mask_token, ids_L)
+        positions_M = torch.arange(length).repeat(2)
+        hidden_MD = self._forward(torch.cat([noisy_L, ids_L]), positions_M, mask_MM)
+        asked_P = masked_L.nonzero().squeeze(1)
+        losses_P = self._cross_entropy(hidden_MD[asked_P], ids_L[asked_P])
+        if ceiling < 1.0:
+            total, weight = losses_P.sum(), float(len(asked_P))
+        else:
+            rates_P = torch.from_numpy(rates_N).float().repeat_interleave(recipe.block)[asked_P]
+            total, weight = (losses_P / rates_P).sum(), float(length)
+        if recipe.ar_weight:
+            ar = self._next_token_loss(hidden_MD[length:], ids_L, documents_L)
+            total = total + recipe.ar_weight * ar.total * (weight / ar.weight)
+        return Loss(total, weight, 2 * length)
+
+    def _forward(self, ids_M: Tensor, positions_M: Tensor, mask_MM: Tensor) -> Tensor:
+        return self.decoder.forward(self.decoder.embed(ids_M), positions_M, MaskedAttention(mask_MM))
+
+    def _next_token_loss(self, hidden_LD: Tensor, ids_L: Tensor, documents_L: Tensor | None) -> Loss:
+        asked_P = torch.arange(len(ids_L) - 1)
+        if documents_L is not None:
+            asked_P = asked_P[documents_L[asked_P] == documents_L[asked_P + 1]]
+        total = self._cross_entropy(hidden_LD[asked_P], ids_L[asked_P + 1]).sum()
+        return Loss(total, float(len(asked_P)), len(ids_L))
+
+    def _cross_entropy(self, hidden_PD: Tensor, targets_P: Tensor) -> Tensor:
+        """(P,) losses; logits of a few rows at a time, computed again in the backward pass."""
+
+        def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
+            return F.cross_entropy(self.decoder.logits(hidden), targets, reduction="none")
+
+        pairs = zip(hidden_PD.split(_LOSS_ROWS), targets_P.split(_LOSS_ROWS), strict=True)
+        return torch.cat(
+            [recompute(chunk, hidden, targets, use_reentrant=False) for hidden, targets in pairs]
+        )
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, object]:
+        """Bits per token of held-out packs: exact for the AR twin, the bound under fixed noise for diffusion."""
+        total = weight = 0.0
+        for index in range(HELD_OUT_PACKS):
+            loss = self.pack_loss(self.held_out_packs[index], np.random.default_rng([7, index]), 1.0)
+            total, weight = total + float(loss.total), weight + loss.weight
+        return {"bits_per_token": round(total / weight / math.log(2), 4)}
+
+    def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
+        """A folder `model` with config.json and model.safetensors in Hugging Face's names."""
+        folder = run / "model"
+        folder.mkdir(exist_ok=True)
+        tensors = {}
+        for name, value in weights.items():
+            for part, rows in _parts(self.config, name):
+                tensors[source_name(part, HUGGING_FACE)] = value[rows].contiguous()
+        config = _hugging_face_config(self.config, self.architecture) | {
+            "diffcoder": {"recipe": self.recipe.objective, "block": self.recipe.block, **facts}
+        }
+        write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
+        write_atomically(folder / "config.json", json.dumps(config, indent=1).encode())
+
+
+def _noise(
+    rng: np.random.Generator, blocks: int, recipe: Diffusion, ceiling: float
+) -> tuple[np.ndarray, np.ndarray]:
+    if recipe.clipped:
+        rates_N = clipped_rates(rng, blocks, recipe.block, ceiling)
+        return rates_N, mask_blocks(rng, rates_N, recipe.block)
+    rates_N = np.maximum(rng.uniform(0.0, ceiling, blocks), 1e-3)
+    return rates_N, rng.random((blocks, recipe.block)) < rates_N[:, None]
+
+
+def _packing(recipe: Diffusion, corpus: Corpus, *, held_out: bool) -> Packing:
+    """Documents of one side of the split, some in the infill layout (chosen and cut by their number)."""
+    indices = corpus.indices(held_out=held_out)
+    if not len(indices):
+        side = "held-out" if held_out else "training"
+        raise DiffcoderError("empty_corpus", f"The corpus has no {side} document: read more files into it.")
+    turned = np.random.default_rng([recipe.seed, 2]).random(len(indices)) < recipe.infill
+
+    def read(number: int) -> np.ndarray:
+        ids = corpus.document(int(indices[number]))
+        if not turned[number]:
+            return ids
+        rng, marks = np.random.default_rng([recipe.seed, 3, number]), layouts.QWEN
+        cut = int(rng.integers(1, len(ids)))
+        return np.concatenate([[marks.prefix, marks.suffix], ids[cut:], [marks.middle], ids[:cut]])
+
+    lengths = corpus.starts[indices + 1] - corpus.starts[indices] + 3 * turned
+    return Packing(read, lengths, recipe.context, recipe.end_token, recipe.seed, recipe.ends)
+
+
+def _trainable(c: Config, tensor: Callable[[str], Tensor]) -> tuple[dict[str, nn.Parameter], Decoder]:
+    """Every weight as a parameter, linears fused as the decoder wants them."""
+    parameters = {"embed.weight": nn.Parameter(tensor("embed.weight"))}
+
+    def linear(layer: int, fused: str) -> Linear:
+        prefix, names = f"layers.{layer}.", _FUSED[fused]
+        weight = parameters[f"{prefix}{fused}.weight"] = nn.Parameter(
+            torch.cat([tensor(f"{prefix}{name}.weight") for name in names])
+        )
+        bias = None
+        if c.qkv_bias and fused == "qkv":
+            bias = parameters[f"{prefix}{fused}.bias"] = nn.Parameter(
+                torch.cat([tensor(f"{prefix}{name}.bias") for name in names])
+            )
+        return Fp32Linear(weight, bias)
+
+    def norm(name: str) -> nn.Parameter:
+        parameters[name] = nn.Parameter(tensor(name))
+        return parameters[name]
+
+    layers = []
+    for n in range(c.layers):
+        layers.append(
+            Layer(
+                attn_norm=norm(f"layers.{n}.attn_norm.weight"),
+                qkv=linear(n, "qkv"),
+                o=linear(n, "o"),
+                mlp_norm=norm(f"layers.{n}.mlp_norm.weight"),
+                gate_up=linear(n, "gate_up"),
+                down=linear(n, "down"),
+                q_norm=norm(f"layers.{n}.q_norm.weight") if c.qk_norm else None,
+                k_norm=norm(f"layers.{n}.k_norm.weight") if c.qk_norm else None,
+            )
+        )
+    if c.tied:
+        head = parameters["embed.weight"]
+    else:
+        head = parameters["head.weight"] = nn.Parameter(tensor("head.weight"))
+    return parameters, Decoder(c, layers, parameters["embed.weight"], norm("norm.weight"), Fp32Linear(head))
+
+
+def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
+    """The canonical tensors inside a fused parameter, and their rows."""
+    sizes = {"q": c.heads * c.head_dim, "k": c.kv_heads * c.head_dim, "v": c.kv_heads * c.head_dim}
+    sizes |= {"gate": c.mlp_width, "up": c.mlp_width}
+    head, _, kind = name.rpartition(".")
+    prefix, _, fused = head.rpartition(".")
+    names = _FUSED.get(fused, ())
+    if len(names) < 2:
+        return [(name, slice(None))]
+    parts, start = [], 0
+    for part in names:
+        parts.append((f"{prefix}.{part}.{kind}", slice(start, start + sizes[part])))
+        start += sizes[part]
+    return parts
+
+
+def _hugging_face_config(c: Config, architecture: str) -> dict[str, object]:
+    names = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
+    return {
+        "model_type": architecture,
+        "architectures": [names[architecture]],
+        "num_hidden_layers": c.layers,
+        "hidden_size": c.width,
+        "num_attention_heads": c.heads,
+        "num_key_value_heads": c.kv_heads,
+        "head_dim": c.head_dim,
+        "intermediate_size": c.mlp_width,
+        "vocab_size": c.vocab,
+        "rope_theta": c.rope_theta,
+        "rms_norm_eps": c.norm_eps,
+        "tie_word_embeddings": c.tied,
+        "max_position_embeddings": c.context,
+        "hidden_act": "silu",
+    }

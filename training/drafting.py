@@ -1,0 +1,134 @@
+"""The gated recipe's task: noisy blocks after random anchors, asked for what the frozen base would write there.
+
+One clean pass of the base gives a sequence's keys, values and the base's own choices; many noisy blocks attend to it
+with gradient. What each block is asked for is `objective.py`'s; the numbers while it trains are `progress.py`'s.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.schema import DiffcoderError
+from training import layouts, objective
+from training.continuations import Continuations
+from training.corpus import Corpus
+from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256
+from training.noise import rate_ceiling
+from training.progress import HeldOut, measure
+from training.recipe import Gated
+from training.trainer import Loss, write_atomically
+
+
+class Drafting:
+    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some."""
+
+    def __init__(
+        self,
+        recipe: Gated,
+        base: Path,
+        corpus: Corpus,
+        run: Path,
+        held_out: HeldOut,
+        written: Continuations | None = None,
+    ):
+        if recipe.generated and written is None:
+            raise DiffcoderError(
+                "no_continuations",
+                "The recipe wants continuations of the base: make them with the `write` command.",
+            )
+        self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
+        self.shares, self.documents = by_language(corpus, recipe.languages)
+        self.base_sha256 = checkpoint_sha256(base)
+        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
+        self.model = GatedModel(
+            base, rank=recipe.rank, scale=recipe.scale, draft_vocab_S=vocab, seed=recipe.seed
+        )
+        self.parameters = self.model.parameters
+
+    def loss(self, rng: np.random.Generator, step: int) -> Loss:
+        recipe = self.recipe
+        sequence = self._draw(rng)
+        cache, hidden_CD = self.model.read(as_ids(sequence.ids))
+        argmax_C = self.model.choose(hidden_CD, draft_only=True).numpy()
+        agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
+        block = int(rng.choice(recipe.blocks))
+        anchors_N = objective.choose_anchors(
+            rng, agree_C, sequence.first, block, recipe.shift, recipe.noisy_rows // block, recipe.easy
+        )
+        blocks = objective.make_blocks(
+            rng,
+            sequence.ids,
+            argmax_C,
+            anchors_N,
+            block,
+            shift=recipe.shift,
+            partial=recipe.partial,
+            ceiling=rate_ceiling(step, recipe.noise_warmup, recipe.noise_initial),
+            weights=objective.Weights(
+                recipe.first_weight, recipe.decay, recipe.off_weight, recipe.partial_weight
+            ),
+        )
+        hidden_RD = self.model.denoise(
+            cache, as_ids(blocks.ids_NB), torch.from_numpy(blocks.mask_NB), as_ids(anchors_N)
+        )
+        targets_R = self.model.draft_of_V[as_ids(blocks.targets_NB).reshape(-1)]
+        weights_R = torch.from_numpy(blocks.weights_NB).reshape(-1)
+        kept = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
+        logits = self.model.draft_logits(hidden_RD[kept])
+        loss_R = F.cross_entropy(logits, targets_R[kept], reduction="none")
+        return Loss((loss_R * weights_R[kept]).sum(), float(weights_R[kept].sum()), blocks.ids_NB.size)
+
+    def _draw(self, rng: np.random.Generator) -> layouts.Sequence:
+        recipe = self.recipe
+        if self.written is not None and rng.random() < recipe.generated:
+            return self.written.draw(rng)
+        length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
+        documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
+        document = self.corpus.document(int(rng.choice(documents)))
+        if rng.random() < recipe.infill:
+            return layouts.infill(rng, document, length, layouts.QWEN, ends=4)
+        return layouts.left_to_right(rng, document, length)
+
+    def measure(self) -> dict[str, object]:
+        return measure(self.model, self.held_out, self.recipe.shift)
+
+    def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
+        facts = {"shift": self.recipe.shift, "blocks": self.recipe.blocks} | facts
+        data = adapter_bytes(self.model, weights, facts, self.base_sha256)
+        write_atomically(run / "adapter.safetensors", data)
+
+
+def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The share of each language and its documents to train on; one entry for all where none is named."""
+    wanted = languages or {"": 1.0}
+    documents = [corpus.indices(held_out=False, languages=[name] if name else []) for name in wanted]
+    for name, found in zip(wanted, documents, strict=True):
+        if not len(found):
+            raise DiffcoderError(
+                "empty_corpus",
+                f"The corpus holds no {name} file to learn from: take {name} out of the recipe.",
+            )
+    return np.array(list(wanted.values())) / sum(wanted.values()), documents
+
+
+def draft_vocabulary(corpus: Corpus, size: int, run: Path) -> Tensor:
+    """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent.
+
+    Written to the run folder once, so that a corpus that has grown changes nothing for a run.
+    """
+    path = run / "draft_vocab.npy"
+    if path.is_file():
+        return as_ids(np.load(path))
+    run.mkdir(parents=True, exist_ok=True)
+    vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
+    counts = corpus.frequencies(vocab["size"])
+    counts[vocab["always"]] = counts.max() + 1
+    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
+    np.save(path, ids)
+    return as_ids(ids)
