@@ -104,16 +104,18 @@ def engine_folder() -> Path:
 def files(name: str) -> Files:
     """Where the engine of a model keeps what. `name` may be a path, as the registry allows."""
     full = full_name(name)
-    # No registry name holds a capital, so a path's stem cannot be one.
-    stem = full if full == name else f"Path-{hashlib.sha256(full.encode()).hexdigest()[:16]}"
-    return Files(engine_folder(), stem)
+    # No registry name holds a capital, so none is a path's stem.
+    if os.path.isabs(full):
+        return Files(engine_folder(), f"Path-{hashlib.sha256(full.encode()).hexdigest()[:16]}")
+    return Files(engine_folder(), full)
 
 
 def full_name(name: str) -> str:
     """The registry's name of a model, the absolute path of one that is a path; DiffcoderError for neither."""
     from model import registry
 
-    return registry.find(name).name
+    full = registry.find(name).name
+    return os.path.normpath(full) if os.path.isabs(full) else full
 
 
 def find(name: str = "default") -> Endpoint | None:

@@ -519,7 +519,6 @@ def serve(
     os.umask(0o077)
     socket_path = socket_path.absolute()
     _own_folder(socket_path.parent)
-    record_path = socket_path.with_suffix(".json")
     lock = FileLock(socket_path.with_suffix(".lock"))
     try:
         lock.acquire(timeout=1)  # somebody may be trying it just now, to see whether an engine lives
@@ -545,36 +544,14 @@ def serve(
         token = secrets.token_urlsafe(32)
         hosts = frozenset({f"127.0.0.1:{port}", f"localhost:{port}"})
     endpoint = Endpoint(pid=os.getpid(), model=model, protocol=PROTOCOL_VERSION, address=address, token=token)
-    _write_record(record_path, endpoint)
+    presence = _Presence(endpoint, socket_path.with_suffix(".json"), place)
     log.info("serving %s at %s", model, address)
     engine = Engine(load)
     app = Service(engine, model, models).app(lambda app: Guard(app, token, hosts))
-    config = uvicorn.Config(
-        app,
-        loop="asyncio",
-        http=OwnerOnly,
-        ws="none",
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        date_header=False,
-        proxy_headers=False,
-        backlog=256,
-        timeout_keep_alive=60,
-        timeout_graceful_shutdown=5,
-    )
-
-    def on_failure(problem: DiffcoderError) -> None:
-        _write_record(record_path, msgspec.structs.replace(endpoint, problem=problem.problem()))
-
     try:
-        asyncio.run(_run(engine, _Server(config), listener, idle_s, on_failure))
+        asyncio.run(_run(engine, app, listener, presence, idle_s))
     finally:
-        if place is not None:
-            place.unlink(missing_ok=True)
-        if engine.problem is None:
-            record_path.unlink(missing_ok=True)
+        presence.withdraw()
         log.info("ended")
         lock.release()
     if engine.problem is not None:
@@ -582,12 +559,50 @@ def serve(
     return 0
 
 
+class _Presence:
+    """What clients find an engine by: the record of where it listens, and the socket file if it has one."""
+
+    def __init__(self, endpoint: Endpoint, record: Path, place: Path | None):
+        self._endpoint, self._record, self._place = endpoint, record, place
+        self._failed = False
+        self._write(endpoint)
+
+    def fail(self, problem: DiffcoderError) -> None:
+        """Leave a record that says why no engine came of it."""
+        self._failed = True
+        self._write(msgspec.structs.replace(self._endpoint, problem=problem.problem()))
+
+    def stands(self) -> bool:
+        """Whether clients still find it: its files may have been deleted, or replaced by another engine's."""
+        return self._files == self._identities()
+
+    def withdraw(self) -> None:
+        """Delete what is still its own; a record of failure stays."""
+        for path, identity in self._files.items():
+            if identity == _identity(path) and not (self._failed and path == self._record):
+                path.unlink(missing_ok=True)
+
+    def _write(self, endpoint: Endpoint) -> None:
+        """Whole or not at all for a reader. Not synced: it says nothing that outlives the process."""
+        temporary = self._record.with_suffix(f".{os.getpid()}")
+        temporary.write_bytes(msgspec.json.encode(endpoint))
+        temporary.replace(self._record)
+        self._files = self._identities()
+
+    def _identities(self) -> dict[Path, tuple[int, int] | None]:
+        return {path: _identity(path) for path in (self._record, self._place) if path is not None}
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
+
+
 async def _run(
-    engine: Engine,
-    server: uvicorn.Server,
-    listener: socket.socket,
-    idle_s: float,
-    on_failure: Callable[[DiffcoderError], None],
+    engine: Engine, app: ASGIApp, listener: socket.socket, presence: _Presence, idle_s: float
 ) -> None:
     """Serve until the engine has ended. The first signal drains, a second one cancels what still runs."""
     loop = asyncio.get_running_loop()
@@ -603,15 +618,33 @@ async def _run(
             loop.add_signal_handler(number, on_signal)
         except NotImplementedError:  # Windows
             signal.signal(number, lambda *_: loop.call_soon_threadsafe(on_signal))
+    server = _Server(
+        uvicorn.Config(
+            app,
+            loop="asyncio",
+            http=OwnerOnly,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            backlog=256,
+            timeout_keep_alive=60,
+            timeout_graceful_shutdown=5,
+        )
+    )
     engine.start()
     serving = asyncio.ensure_future(server.serve(sockets=[listener]))
     while not engine.finished and not serving.done():
         await asyncio.sleep(0.1)
-        if engine.stats().idle_s > idle_s:
-            log.info("idle for %.0f s", idle_s)
+        stats = engine.stats()
+        if stats.state != "stopping" and (stats.idle_s > idle_s or not presence.stands()):
+            log.info("nobody has asked for %.0f s, or can find this engine any more", stats.idle_s)
             engine.drain()
     if engine.problem is not None:
-        on_failure(engine.problem)
+        presence.fail(engine.problem)
     server.should_exit = True
     await serving
 
@@ -662,13 +695,6 @@ def _listen_unix(path: Path) -> socket.socket:
     path.chmod(0o600)
     listener.listen(256)
     return listener
-
-
-def _write_record(path: Path, endpoint: Endpoint) -> None:
-    """Whole or not at all for a reader. Not synced: it says nothing that outlives the process."""
-    temporary = path.with_suffix(f".{os.getpid()}")
-    temporary.write_bytes(msgspec.json.encode(endpoint))
-    temporary.replace(path)
 
 
 def _log_to(path: Path) -> None:

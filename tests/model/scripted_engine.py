@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 
+from model.drafters import CostCurve
 from model.engine import PROOF
 from model.schema import (
     DiffcoderError,
@@ -35,6 +36,8 @@ MODELS = [
 
 
 class Scripted:
+    cost = CostCurve({1: 30.0, 8: 65.25})
+
     def __init__(self, options):
         if options.load_error == "BUG":
             raise RuntimeError("the loader is broken")

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.drafters import CostCurve
 from model.engine import MAX_WAITING, PATIENCE_S, PROOF, Engine, Queue, Ticket, check
 from model.schema import (
     DiffcoderError,
@@ -42,6 +43,8 @@ def edit(instruction: str = "do") -> EditRequest:
 
 class Gated:
     """Generates `max_tokens` words, one a forward; each forward waits until the test calls `let`."""
+
+    cost = CostCurve({1: 30.0})
 
     def __init__(self) -> None:
         self.started: list[str] = []

@@ -167,6 +167,7 @@ def test_every_route_answers_in_its_type(start: Start) -> None:
         health = msgspec.json.decode(http.get("/health").content, type=Health)
         assert (health.state, health.model, health.running, health.tokens) == ("ready", "scripted", 0, 4)
         assert health.rss_bytes > 1_000_000
+        assert health.ms_per_forward == {"1": 30.0, "8": 65.25}
         models = msgspec.json.decode(http.get("/v1/models").content, type=service.ModelList)
         assert [(model.id, model.state) for model in models.data] == [("scripted", "loaded")]
         metrics = http.get("/metrics")
@@ -661,6 +662,21 @@ def test_looking_at_its_health_keeps_no_engine_alive(start: Start) -> None:
         while engine.process.poll() is None:
             http.get("/health")
     assert engine.ended() == 0
+
+
+def test_an_engine_that_nobody_can_find_any_more_ends(start: Start, folder: Path) -> None:
+    for lost in (".sock", ".json"):
+        engine = start()
+        engine.socket.with_suffix(lost).unlink()
+        assert engine.ended() == 0
+
+
+def test_an_engine_whose_place_is_taken_ends_and_leaves_the_new_one_alone(start: Start) -> None:
+    first = start()
+    first.socket.with_suffix(".lock").unlink()
+    second = start()
+    assert first.ended() == 0
+    assert second.health().pid == second.process.pid
 
 
 def test_the_log_is_bounded(folder: Path) -> None:
