@@ -43,6 +43,8 @@ PROGRAMS = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a poor locale must not end a command
     try:
         try:
             return _run(arguments)

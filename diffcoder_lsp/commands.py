@@ -109,12 +109,13 @@ def edit(
             with screen.denoising(f"{source.path}:{start}-{end}", excerpt) as on_draft:
                 response = engine.edit(request, on_draft)
     text = replace_lines(source.text, start, end, response.replacement)
-    diff = unified_diff(source.text, text, source.path.as_posix())
+    mark = "\ufeff" if source.encoding == "utf-8-sig" else ""  # a part of the first line, to `patch`
+    diff = unified_diff(mark + source.text, mark + text, source.path.as_posix())
     if as_json:
         place = {"path": str(source.path), "start": start, "end": end}
         _print_json(place | {"text": text, "diff": diff} | costs(response) | {"model": response.model})
     else:
-        screen.diff(diff)
+        screen.diff(diff, "utf-8" if mark else source.encoding)
         if not diff:
             whole = response.stop_reason in ("end_token", "stop_string")
             screen.note(

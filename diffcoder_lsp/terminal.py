@@ -125,8 +125,6 @@ class Screen:
     """Where people read: a terminal through rich, or a plain stream."""
 
     def __init__(self) -> None:
-        for stream in (sys.stdout, sys.stderr):
-            stream.reconfigure(errors="replace")  # type: ignore[union-attr]
         self.is_terminal = sys.stdout.isatty()
         self._waiting_for = "reading"
         self._status: Status | None = None
@@ -175,12 +173,13 @@ class Screen:
         else:
             print(text)
 
-    def diff(self, unified: str) -> None:
-        """A unified diff: coloured on a terminal, exact elsewhere."""
+    def diff(self, unified: str, encoding: str) -> None:
+        """A unified diff: coloured on a terminal; elsewhere in the file's own encoding, for `patch`."""
         if self.is_terminal:
             self.console.print(_diff(unified), end="")
         else:
-            print(unified, end="")
+            sys.stdout.flush()
+            sys.stdout.buffer.write(unified.encode(encoding, errors="replace"))
 
     def check(self, state: str, name: str, detail: str, advice: str) -> None:
         """One line of a report, and below it what to do."""

@@ -76,6 +76,12 @@ def test_the_choices_and_defaults_of_the_command_are_those_of_the_contract():
     assert edit.max_tokens == EditRequest(before="", start=1, end=1, instruction="").limits.max_tokens
 
 
+def test_help_survives_a_poor_locale():
+    poor = {"LC_ALL": "POSIX", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert b"fill each ??? in the file" in run("--help", **poor).stdout
+    assert b"at each ??? in FILE" in run("fill", "--help", COLUMNS="200", **poor).stdout
+
+
 def test_version_and_wrong_usage():
     assert run("--version").stdout.startswith(b"diffcoder ")
     for arguments in ([], ["nonsense"], ["fill"], ["edit", "a.py:1-2"], ["fill", "x", "--rule", "best"]):

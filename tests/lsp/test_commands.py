@@ -10,6 +10,7 @@ import json
 import os
 import pty
 import select
+import shutil
 import signal
 import subprocess
 import sys
@@ -141,6 +142,16 @@ def test_an_edit_is_a_diff_and_writes_nothing_but_its_lines(run, tmp_path):
         "-four\n\\ No newline at end of file\n+FOUR\n\\ No newline at end of file\n"
     )
     assert "changed nothing" in run("edit", f"{path}:2", "TWO", "--write").stdout.decode()
+
+
+@pytest.mark.skipif(shutil.which("patch") is None, reason="no patch here")
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-8", "utf-8-sig"])
+def test_the_diff_of_an_edit_applies_to_the_file_whatever_its_encoding(run, tmp_path, encoding):
+    path = tmp_path / "code.py"
+    path.write_bytes("é\r\nü\r\nc\n".encode(encoding))
+    diff = run("edit", f"{path}:2", "neu").stdout.rpartition(b"1 token")[0]
+    subprocess.run(["patch", "--binary", "-s", str(path)], input=diff, check=True)
+    assert path.read_bytes() == "é\r\nneu\r\nc\n".encode(encoding)
 
 
 def test_fill_lines_follow_the_contract(run):
