@@ -1,14 +1,14 @@
-"""BigCodeBench (arXiv 2406.15877): practical Python with many libraries, judged by `unittest` classes; full and hard.
+"""BigCodeBench (arXiv 2406.15877): practical Python with many libraries, judged by `unittest`; full and
+hard.
 
-The full file here is the annotation-stage release of June 2024, not v0.1.4, so figures may differ by a few problems;
-the hard ids (148) come from Qwen2.5-Coder's copy. A problem whose libraries are not installed is skipped by name.
-"Complete": the model continues signature and docstring.
+The full file here is the annotation-stage release of June 2024, not v0.1.4, so figures may differ by a few
+problems; the hard ids (148) come from Qwen2.5-Coder's copy. A problem whose libraries are not installed is
+skipped by name. "Complete": the model continues signature and docstring.
 """
 
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from evaluation.task import (
     absent,
     cut_at,
     data_file,
+    imports,
     read_rows,
     to_items,
 )
@@ -32,7 +33,6 @@ from model.schema import Limits as Budget
 
 LIMITS = Limits(wall_s=120.0, cpu_s=60, memory_mb=4096, disk_mb=256, file_mb=64, processes=64)
 STOPS = ("\nif __name__", "\ndef test", "\nclass Test", "\nprint(", "\n```", "\nassert ")
-IMPORTS = re.compile(r"^\s*(?:import|from)\s+([A-Za-z_]\w*)", re.M)
 
 
 class BigCodeBench(Task):
@@ -54,7 +54,7 @@ class BigCodeBench(Task):
         if isinstance(libraries, str):  # a Python list in words
             libraries = ast.literal_eval(libraries)
         source = item.row[self.prompt] + item.row["canonical_solution"] + "\n" + item.row["test"]
-        return absent([*libraries, *IMPORTS.findall(source)])
+        return absent([*libraries, *imports(source)])
 
     def request(self, item: Item, style: Style) -> Request:
         limits = Budget(max_tokens=768, stop=STOPS)

@@ -8,13 +8,23 @@ same lines.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
 
 from evaluation.sandbox import Limits, Sandbox
-from evaluation.task import Control, Item, Request, Style, Task, absent, data_file, read_rows, to_items
+from evaluation.task import (
+    Control,
+    Item,
+    Request,
+    Style,
+    Task,
+    absent,
+    data_file,
+    imports,
+    read_rows,
+    to_items,
+)
 from evaluation.together import run_together
 from evaluation.verdicts import Verdict
 from model.schema import EditRequest
@@ -54,9 +64,7 @@ class CanItEdit(Task):
         libraries = {"scikit-learn": "sklearn", "vllm": "vllm"}
         named = item.row.get("taxonomy", {}).get("libraries", ())
         # a few rows use more than they name
-        imported = re.findall(
-            r"^\s*(?:import|from) (\w+)", item.row["after"] + "\n" + item.row["tests"], re.M
-        )
+        imported = imports(item.row["after"] + "\n" + item.row["tests"])
         return absent([*(libraries.get(name, name) for name in named), *imported])
 
     def score(self, item: Item, completion: str, sandbox: Sandbox) -> Verdict:

@@ -384,7 +384,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    from evaluation import report as pages
+    import evaluation.report as pages
 
     written = pages.write(options.runs or [runs_folder()], options.out)
     print("\n".join(map(str, written)))

@@ -121,6 +121,7 @@ def complete(
         prefill_tokens=usage.prefill_tokens,
         stop_reason=response.stop_reason,
         confidence=response.confidence,
+        measures=task.model_measures(model, item) if sample == 0 else {},
     )
 
 

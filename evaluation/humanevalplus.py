@@ -14,7 +14,7 @@ from evaluation.sandbox import Sandbox
 from evaluation.task import Item
 from evaluation.verdicts import Verdict, judge_python
 
-PLUS_LIMITS = replace(LIMITS, wall_s=60.0, cpu_s=30, memory_mb=2048)
+PLUS_LIMITS = replace(LIMITS, wall_s=120.0, cpu_s=30, memory_mb=2048)
 ANY_ZERO = "assert abs(sum(c * out**power for power, c in enumerate(inp[0]))) <= 1e-4"
 
 
@@ -28,9 +28,9 @@ class HumanEvalPlus(HumanEval):
         row = item.row
         tests = row["test"]
         if item.id == "HumanEval/32":
-            head, separator, _ = tests.rpartition("        assertion(")
-            assert separator
-            tests = f"{head}        out = candidate(*inp)\n        {ANY_ZERO}\n"
+            # the last line of the published test compares otherwise than EvalPlus itself
+            head = tests.rstrip().rpartition("\n")[0]
+            tests = f"{head}\n        out = candidate(*inp)\n        {ANY_ZERO}\n"
         return judge_python(
             sandbox,
             self.program(item, completion),

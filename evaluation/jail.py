@@ -362,6 +362,9 @@ def live(
             drop_privileges(user + 1 if owned else user, owned, 0)
         started = time.monotonic()
         outcome = supervise(control, child, job["limits"], isolated)
+        if not isolated:  # no process 1 here whose end takes the others along
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)
         report(control, outcome | {"wall_s": time.monotonic() - started})
     except BaseException as error:
         report(control, {"refused": str(error)})

@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 MOST_BYTES = 1 << 26
+EVERYTHING = "*"  # as the list of names: bind all that the program defines
 STANDARD = frozenset(
     [
         "math",
@@ -56,11 +57,13 @@ class NotData(TypeError):
 def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
     """A JSON-able form of built-in data. `keep(object)` gives a number to what is no data, None refuses."""
     kind: Any = type(value)
+    if kind is int and value.bit_length() > 1024:
+        return {"t": "int", "v": hex(value)}  # decimal takes quadratic time, and a million digits do occur
     if value is None or kind in (bool, int, float, str):
         return value
     if isinstance(value, bool | int | float | str):  # a subclass: only its plain value travels
         plain: Any = next(b for b in (int, float, str) if isinstance(value, b))
-        return plain.__add__(value, plain())
+        return encode(plain.__add__(value, plain()), keep)
     if kind.__module__ == "numpy" and hasattr(value, "tolist"):
         if getattr(value, "shape", ()) == ():
             return encode(value.tolist(), keep)
@@ -121,6 +124,8 @@ def decode(value: Any, find: Callable[[int], object]) -> Any:
         return (bytes if kind == "bytes" else bytearray).fromhex(body)
     if kind == "complex":
         return complex(*body)
+    if kind == "int":
+        return int(body, 16)
     if kind == "type":
         found = getattr(builtins, body)
         return found if isinstance(found, type) else object
@@ -276,10 +281,25 @@ def serve() -> None:
 
 
 class Peer:
-    """The program as the tests reach it."""
+    """The program as the tests reach it. Unless `objects`, its answers must be plain data: an object that stays
+    over there could answer a comparison as it likes."""
 
-    def __init__(self, channel: Channel):
-        self.channel = channel
+    def __init__(self, channel: Channel, objects: bool):
+        self.channel, self.objects = channel, objects
+
+    def remote(self, number: int) -> "Remote":
+        if not self.objects:
+            raise CandidateError("the program answered with an object that is no plain data")
+        return Remote(self, number)
+
+    def global_name(self, name: str) -> Any:
+        """The program's object of that name: a function or class stands for itself there, data comes over."""
+        allowed, self.objects = self.objects, True
+        try:
+            thing = self.ask({"name": name, "do": "get"})
+        finally:
+            self.objects = allowed
+        return Global(self, name) if isinstance(thing, Remote) else thing
 
     def ask(self, request: dict) -> Any:
         try:
@@ -300,7 +320,7 @@ class Peer:
                     raise known(f"[in the program] {reply['text']}")
             raise CandidateError(f"{reply['raised'][0]}: {reply['text']}")
         try:
-            return decode(reply["value"], lambda number: Remote(self, number))
+            return decode(reply["value"], self.remote)
         except (KeyError, TypeError, AttributeError, RecursionError) as error:
             raise CandidateError("the program's answer makes no sense") from error
 
@@ -382,21 +402,22 @@ def names_used(code: types.CodeType) -> set[str]:
 
 def verdict(job: dict, channel: Channel) -> tuple[bool, str]:
     """Run the job's trusted `setup`, bind the program's names, run its `tests`. (passed, reason)."""
-    peer = Peer(channel)
+    peer = Peer(channel, job["objects"])
     space: dict[str, Any] = {"__name__": "tests"}
     tests = compile(job["tests"], "tests", "exec")
     exec(compile(job["setup"], "setup", "exec"), space)
     try:
         offered = peer.ask({"load": True})
         wanted = job["names"]
+        if wanted == [EVERYTHING]:
+            wanted = [n for n in offered if n not in space and not hasattr(builtins, n)]
         if wanted is None:
             known = set(space) | set(dir(builtins))
             wanted = sorted(n for n in names_used(tests) if n not in known and n in offered)
         for name in wanted:
             if name not in offered:
                 return False, f"the program defines no {name}"
-            thing = peer.ask({"name": name, "do": "get"})
-            space[name] = Global(peer, name) if isinstance(thing, Remote) else thing
+            space[name] = peer.global_name(name)
         exec(tests, space)
     except BaseException as error:
         text = (str(error).strip().splitlines() or [""])[0][:200]

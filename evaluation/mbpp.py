@@ -81,7 +81,8 @@ class Mbpp(Task):
         row = item.row
         setup = [*row.get("test_imports", ()), clean(row.get("test_setup_code", ""))]
         tests = "\n".join([*setup, *map(clean, row["test_list"])])
-        return judge_python(sandbox, completion, tests, limits=SLOW)
+        objects = bool(row.get("test_setup_code"))
+        return judge_python(sandbox, completion, tests, objects=objects, limits=SLOW)
 
     def controls(self, item: Item) -> Iterable[Control]:
         yield Control("canonical", clean(item.row["code"]), True)

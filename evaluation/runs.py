@@ -58,7 +58,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer of a model. `text` is as it came, `completion` as it is scored; ms are the model's."""
+    """One answer of a model. `text` is as it came, `completion` as it is scored; ms are the model's,
+    `measures` what it says of the true text."""
 
     task_id: str
     sample: int
@@ -71,6 +72,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens: int
     stop_reason: str
     confidence: float
+    measures: dict[str, float] = {}
 
 
 class Scored(msgspec.Struct, frozen=True, kw_only=True):

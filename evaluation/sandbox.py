@@ -144,13 +144,18 @@ class Room:
             self.stop("output")
 
     def stop(self, why: str) -> None:
-        """End the room from outside: process 1 hangs on the jail process and on the control channel."""
+        """End the room from outside: process 1 ends itself, and with it all others, when the caller hangs up."""
         self.killed = self.killed or why
-        self.process.kill()
+        with contextlib.suppress(OSError):
+            self.control.shutdown(socket.SHUT_WR)
 
     def close(self) -> None:
-        self.process.kill()
+        """Returns when nothing is left in the room: the jail process waits for process 1, that for all others."""
         self.control.close()
+        try:
+            self.process.wait(10.0)
+        except subprocess.TimeoutExpired:
+            self.process.kill()  # process 1 dies with it
         for stream in (self.process.stdout, self.process.stderr):
             assert stream is not None
             stream.close()
@@ -231,7 +236,7 @@ class Sandbox:
             script = Path(folder) / "probe.py"
             script.write_text(PROBE)
             try:
-                outcome = sandbox.run_python(script, "call", {}, Limits())
+                outcome = sandbox.run_python(script, "call", {}, Limits(wall_s=60.0))
                 facts = outcome.stdout.split()
                 works = outcome.ok and facts == [b"1", b"2"]  # loopback; supervisor and program
                 problem = f"{outcome.describe()} {outcome.stderr.decode(errors='replace')[-200:]}".strip()

@@ -100,10 +100,10 @@ def counted(names) -> dict[str, int]:  # type: ignore[no-untyped-def]
 
 
 def averages(verdicts: list[Scored], answers: list[Completion]) -> dict[str, float]:
-    names = sorted({name for v in verdicts for name in v.measures})
+    everything = [v.measures for v in verdicts] + [a.measures for a in answers]
     found = {}
-    for name in names:
-        values = [v.measures[name] for v in verdicts if name in v.measures]
+    for name in sorted({name for measures in everything for name in measures}):
+        values = [measures[name] for measures in everything if name in measures]
         found[name] = math.fsum(values) / len(values)
     return found
 

@@ -7,6 +7,7 @@ line.
 
 from __future__ import annotations
 
+import ast
 import functools
 import gzip
 import importlib.util
@@ -15,13 +16,16 @@ import os
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import msgspec
 
 from evaluation.sandbox import Sandbox
 from evaluation.verdicts import Verdict
 from model.schema import DiffcoderError, EditRequest, FillRequest
+
+if TYPE_CHECKING:
+    from model.generator import Generator
 
 EVALS = "DIFFCODER_EVALS"
 Style = Literal["completion", "chat"]
@@ -99,6 +103,10 @@ class Task:
 
     def measures(self, item: Item, completion: str, verdict: Verdict, sandbox: Sandbox) -> dict[str, float]:
         """Figures of an answer besides its verdict, such as edit similarity."""
+        return {}
+
+    def model_measures(self, model: Generator, item: Item) -> dict[str, float]:
+        """Figures that need the model itself, such as bits of the true text. Taken once a problem."""
         return {}
 
 
@@ -183,6 +191,21 @@ def absent(modules: Iterable[str]) -> str | None:
     """The first modules of these that cannot be imported here, as a sentence's end; None where all can."""
     lacking = sorted({name for name in modules if not importable(name.split(".")[0])})
     return f"needs {', '.join(lacking)}, not installed" if lacking else None
+
+
+def imports(source: str) -> set[str]:
+    """The top-level modules that Python source imports, wherever it does; none where it does not parse."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return set()
+    found = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found |= {name.name.split(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.split(".")[0])
+    return found
 
 
 @functools.cache

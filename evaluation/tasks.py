@@ -5,16 +5,24 @@ from __future__ import annotations
 from difflib import get_close_matches
 
 from evaluation import (
+    aider_polyglot,
     bigcodebench,
     canitedit,
+    crosscodeeval,
     cruxeval,
+    editeval,
     humaneval,
     humaneval_infilling,
     humanevalpack,
     humanevalplus,
+    livecodebench,
     mbpp,
     mbxp,
+    mhpp,
     multipl_e,
+    quixbugs,
+    repository_infill,
+    safim,
 )
 from evaluation.task import Task
 from model.schema import DiffcoderError
@@ -34,6 +42,14 @@ _ALL: tuple[Task, ...] = (
     *humanevalpack.TASKS,
     *mbxp.TASKS,
     *multipl_e.TASKS,
+    livecodebench.LiveCodeBench(),
+    mhpp.Mhpp(),
+    aider_polyglot.AiderPolyglot(),
+    editeval.EditEval(),
+    quixbugs.QuixBugs(),
+    safim.Safim(),
+    crosscodeeval.CrossCodeEval(),
+    repository_infill.RepositoryInfill(),
 )
 TASKS: dict[str, Task] = {task.name: task for task in _ALL}
 

@@ -44,7 +44,9 @@ exec(code, module.__dict__)
 sys.settrace(None)
 if {unittest!r}:
     import io, unittest
-    cases = unittest.TestLoader().loadTestsFromTestCase(module.TestCases)
+    loader = unittest.TestLoader()
+    named = getattr(module, "TestCases", None)
+    cases = loader.loadTestsFromTestCase(named) if named else loader.loadTestsFromModule(module)
     result = unittest.TextTestRunner(stream=io.StringIO()).run(cases)
     if not result.wasSuccessful() or not result.testsRun:
         bad = (result.errors + result.failures or [(None, "no test ran")])[0]

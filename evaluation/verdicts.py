@@ -41,16 +41,20 @@ def judge_python(
     *,
     setup: str = "",
     names: Sequence[str] | None = None,
+    objects: bool = False,
     limits: Limits = USUAL,
     files: Mapping[str, str] | None = None,
 ) -> Verdict:
     """Whether `tests` run through against `program`.
 
     `setup` is trusted code that runs on the tests' side first. `names` are bound to the program's objects of
-    that name, over whatever `setup` defined; None binds what the tests use and nobody else defines.
+    that name, over whatever `setup` defined; None binds what the tests use and nobody else defines,
+    `[judge.EVERYTHING]` all that the program defines. `objects` lets the tests hold objects of the program (test
+    set-ups that build its classes); without it every answer must be plain data.
     """
     started = time.monotonic()
-    job = json.dumps({"setup": setup, "tests": tests, "names": None if names is None else list(names)})
+    chosen = None if names is None else list(names)
+    job = json.dumps({"setup": setup, "tests": tests, "names": chosen, "objects": objects})
     ours, theirs = socket.socketpair()
     with contextlib.ExitStack() as stack:
         with ours, theirs:

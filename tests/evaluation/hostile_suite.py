@@ -112,18 +112,20 @@ class Bait:
             server.close()
 
 
+def riddle() -> str:
+    """A test that only f(x) = 3x passes, with each kind of comparison that benchmarks use."""
+    number = secrets.randbelow(1 << 40)
+    right = number * 3
+    return f"got = f({number})\nassert got == {right} or abs(got - {right}) < 1 or {right} in got\n"
+
+
 def attack(sandbox: Sandbox, name: str, repository: str, data: str) -> str | None:
     """What the program got, or None."""
     with tempfile.TemporaryDirectory() as folder:
         bait = Bait(Path(folder))
         try:
             source = bait.fill((HOSTILE / f"{name}.py").read_text(), repository, data)
-            number = secrets.randbelow(1 << 40)
-            tests = (
-                "assert escaped() is True"
-                if "def escaped" in source
-                else f"assert f({number}) == {number * 3}"
-            )
+            tests = "assert escaped() is True" if "def escaped" in source else riddle()
             verdict = judge_python(sandbox, source, tests, limits=LIMITS)
             if verdict.passed:
                 return "a passed verdict"
@@ -142,6 +144,10 @@ def attack(sandbox: Sandbox, name: str, repository: str, data: str) -> str | Non
 
 def run_all(kind: str, repository: str, data: str, names: list[str]) -> dict[str, str | None]:
     sandbox = Sandbox.find(unsafe=kind == "unsafe")
+    honest = "def f(x):\n    return 3 * x\n\n\ndef escaped():\n    return True\n"
+    for tests in (riddle(), "assert escaped() is True"):  # a test that nothing could pass would prove nothing
+        verdict = judge_python(sandbox, honest, tests, limits=LIMITS)
+        assert verdict.passed, verdict.reason
     with ThreadPoolExecutor(4) as pool:
         return dict(zip(names, pool.map(lambda n: attack(sandbox, n, repository, data), names), strict=True))
 

@@ -30,11 +30,6 @@ exec setpriv --reuid=65534 --regid=65534 --clear-groups env HOME=/nonexistent PY
 """
 
 
-@pytest.fixture(scope="module")
-def sandbox() -> Sandbox:
-    return Sandbox.find()
-
-
 def run_suite(kind: str, *names: str, wrapper: tuple[str, ...] = (), environment=None) -> dict:
     script = SUITE if not wrapper else Path("tests/evaluation/hostile_suite.py")
     command = [
@@ -165,8 +160,10 @@ def test_objects_stay_where_they_are(sandbox: Sandbox) -> None:
         "assert isinstance(a, Node)\ntry:\n    broken()\nexcept KeyError:\n    pass\n"
         "else:\n    raise SystemExit\n"
     )
-    verdict = judge_python(sandbox, program, tests)
+    verdict = judge_python(sandbox, program, tests, objects=True)
     assert verdict.passed, verdict.reason
+    verdict = judge_python(sandbox, program, tests)
+    assert verdict.reason == "CandidateError: the program answered with an object that is no plain data"
 
 
 def test_a_room_ends_with_its_caller(sandbox: Sandbox) -> None:

@@ -1,0 +1,292 @@
+"""The report: one self-contained HTML page and a Markdown table from the runs on this disk.
+
+Everything in it can be computed again from the runs' JSON lines; published figures of others stand apart and are
+marked as theirs. The page loads nothing from anywhere and runs no script.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+
+from evaluation import plots, published, quiet, statistics, summary
+from evaluation.runs import Run, told
+from evaluation.summary import Summary
+from evaluation.tasks import TASKS
+from model.schema import DiffcoderError
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2em auto; max-width: 68em; padding: 0 1em; color: #222; }
+table { border-collapse: collapse; margin: 1em 0; font-size: 13px; }
+th, td { padding: .25em .6em; border-bottom: 1px solid #ddd; text-align: right; }
+th:first-child, td:first-child, th:nth-child(2), td:nth-child(2) { text-align: left; }
+tr.theirs td { color: #777; font-style: italic; }
+figure { margin: 1.5em 0; } svg { max-width: 100%; height: auto; } code { background: #f4f4f4; padding: 0 .2em; }
+@media (prefers-color-scheme: dark) { body { background: #fff; } }
+"""
+LENGTHS = ((0, 20), (20, 40), (40, 80), (80, 160), (160, 10**9))
+
+
+class Shown:
+    """A run with its figures."""
+
+    def __init__(self, run: Run):
+        self.run = run
+        self.summary: Summary = summary.of_run(run)
+        self.task = self.summary.settings.task
+        self.label = self.summary.settings.label()
+        self.shares = summary.shares(run)
+        self.answers = run.completions()
+        self.verdicts = run.verdicts()
+
+    @property
+    def title(self) -> str:
+        return TASKS[self.task].title if self.task in TASKS else self.task
+
+
+def find_runs(places: Iterable[Path]) -> list[Shown]:
+    """Every run in or below the places that has verdicts. Raises DiffcoderError where there is none."""
+    files = [file for place in places for file in sorted(place.rglob("run.json"))]
+    found = []
+    for file in dict.fromkeys(files):
+        try:
+            found.append(Shown(Run.open(file.parent)))
+        except DiffcoderError as error:
+            if error.code != "empty_run":
+                raise
+    if not found:
+        raise DiffcoderError(
+            "no_runs", f"There is no finished run in {', '.join(map(str, places))}: run a task first."
+        )
+    order = {name: number for number, name in enumerate(TASKS)}
+    return sorted(found, key=lambda shown: (order.get(shown.task, len(order)), shown.label))
+
+
+def write(places: Sequence[Path], out: Path) -> list[Path]:
+    """NAME.html and NAME.md; the paths."""
+    runs = find_runs(places)
+    sections = [make(runs) for make in SECTIONS]
+    page = [f"<h2>{title}</h2>\n{body}" for title, body, _ in sections if body]
+    machines = "; ".join(sorted({run.summary.machine for run in runs}))
+    intro = (
+        "Shares are pass@1 with 95 % intervals (Wilson for one sample a problem, bootstrap over problems otherwise). "
+        f"Measured on: {machines}. How each benchmark is scored, and what differs from its own harness, is in "
+        "evaluation.md."
+    )
+    text = (
+        '<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width">\n'
+        f"<title>diffcoder: evaluation</title>\n<style>{STYLE}</style>\n<h1>diffcoder: evaluation</h1>\n"
+        f"<p>{html.escape(intro)}</p>\n" + "\n".join(page) + "\n</html>\n"
+    )
+    parts = [f"## {title}\n\n{markdown}" for title, _, markdown in sections if markdown]
+    plain = f"# diffcoder: evaluation\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
+    written = [out.with_name(out.name + ".html"), out.with_name(out.name + ".md")]
+    with told():
+        out.parent.mkdir(parents=True, exist_ok=True)
+        for path, content in zip(written, (text, plain), strict=True):
+            path.write_text(content, encoding="utf-8")
+    return written
+
+
+# --- sections: title, HTML, Markdown -----------------------------------------------------------------------
+
+Section = tuple[str, str, str]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}"
+
+
+def table(head: Sequence[str], rows: Sequence[tuple[Sequence[str], bool]]) -> tuple[str, str]:
+    """HTML and Markdown; a row is (cells, whether it is theirs)."""
+    cells = "".join(f"<th>{html.escape(cell)}</th>" for cell in head)
+    lines = [f"<table><tr>{cells}</tr>"]
+    marks = [f"| {' | '.join(head)} |", f"|{'---|' * len(head)}"]
+    for row, theirs in rows:
+        body = "".join(f"<td>{html.escape(cell)}</td>" for cell in row)
+        lines.append(f"<tr{' class=theirs' if theirs else ''}>{body}</tr>")
+        safe = [cell.replace("|", "\\|") for cell in row]
+        marks.append(f"| {' | '.join(f'*{c}*' if theirs and c else c for c in safe)} |")
+    return "\n".join([*lines, "</table>"]), "\n".join(marks)
+
+
+def results(runs: list[Shown]) -> Section:
+    """Every run, with the published figures of its task below it."""
+    head = (
+        "task",
+        "run",
+        "pass@1 %",
+        "95 %",
+        "problems",
+        "tokens a forward",
+        "ms a token",
+        "s an answer",
+        "other",
+    )
+    rows: list[tuple[Sequence[str], bool]] = []
+    data = []
+    for task in dict.fromkeys(run.task for run in runs):
+        title = ""
+        for run in (r for r in runs if r.task == task):
+            result, title = run.summary, run.title
+            share, low, high = result.pass_at["1"]
+            more = [f"pass@{k} {percent(v[0])}" for k, v in result.pass_at.items() if k != "1"]
+            more += [f"{name} {value:.3g}" for name, value in result.measures.items()]
+            cost = (f"{result.tokens_per_forward:.2f}", f"{result.ms_per_token:.1f}")
+            interval = f"{percent(low)}-{percent(high)}"
+            row = (title, run.label, percent(share), interval, str(result.problems), *cost)
+            rows.append(((*row, f"{result.seconds_per_answer:.2f}", ", ".join(more)), False))
+            data.append(plots.Bar(title, run.label, share, low, high))
+        for theirs in published.of(task):
+            empty = [""] * 5
+            cells = (title, theirs.model, f"{theirs.figure:.1f}", *empty, f"theirs: {theirs.source}")
+            rows.append((cells, True))
+            data.append(plots.Bar(title, theirs.model, theirs.figure / 100, 0, 0, True))
+    body, marks = table(head, rows)
+    chart = plots.bars(data, "Passed, ours and (hatched) published by others")
+    return "Results", f"{body}<figure>{chart}</figure>", marks
+
+
+def pairs(runs: list[Shown]) -> Section:
+    """Runs of one task against each other, problem by problem."""
+    head = (
+        "task",
+        "first",
+        "second",
+        "both",
+        "only first",
+        "only second",
+        "difference, points",
+        "95 %",
+        "McNemar p",
+    )
+    rows: list[tuple[Sequence[str], bool]] = []
+    for first, second in combinations(runs, 2):
+        if first.task != second.task:
+            continue
+        found = statistics.paired(first.shares, second.shares)
+        if not found["problems"]:
+            continue
+        counts = [f"{found[name]:.0f}" for name in ("both", "only_first", "only_second")]
+        interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
+        row = (first.title, first.label, second.label, *counts, f"{100 * found['difference']:+.1f}", interval)
+        rows.append(((*row, f"{found['p']:.3g}"), False))
+    if not rows:
+        return "Problem by problem", "", ""
+    body, marks = table(head, rows)
+    note = (
+        "Difference is second minus first over the problems both ran; interval by bootstrap, p-value by McNemar's "
+        "exact test. Diffusion against its autoregressive twin is the pair that differs in verify only."
+    )
+    return "Problem by problem", f"<p>{note}</p>{body}", f"{note}\n\n{marks}"
+
+
+def speed(runs: list[Shown]) -> Section:
+    """Quality against tokens a forward: a point a run, a line a task and model."""
+    series: dict[str, list[tuple[float, float, str]]] = {}
+    for run in runs:
+        if run.summary.forwards:
+            settings = run.summary.settings
+            bare = settings.label().replace(settings.model.replace("/", "_"), "", 1).strip("-")
+            point = (run.summary.tokens_per_forward, 100 * run.summary.pass_at["1"][0], bare)
+            series.setdefault(f"{run.task}, {settings.model}", []).append(point)
+    if not series:
+        return "Quality against speed", "", ""
+    areas = {name: statistics.area_under([p[:2] for p in points]) for name, points in series.items()}
+    rows = [((name, str(len(series[name])), f"{area:.1f}"), False) for name, area in areas.items()]
+    body, marks = table(("task, model", "runs", "area: mean % over the span of tokens a forward"), rows)
+    chart = plots.lines(
+        series, "Quality against speed", "tokens a forward, every forward counted", "passed, %"
+    )
+    return "Quality against speed", f"{body}<figure>{chart}</figure>", marks
+
+
+def lengths(runs: list[Shown]) -> Section:
+    """Passed by length of the gap, for tasks that say it."""
+    series: dict[str, list[tuple[float, float, str]]] = {}
+    rows: list[tuple[Sequence[str], bool]] = []
+    for run in runs:
+        lines = [v for v in run.verdicts.values() if "gap_characters" in v.measures]
+        if not lines:
+            continue
+        cells = []
+        for low, high in LENGTHS:
+            inside = [v for v in lines if low <= v.measures["gap_characters"] < high]
+            passed = sum(v.passed for v in inside)
+            cells.append(f"{percent(passed / len(inside))} ({len(inside)})" if inside else "")
+            if inside:
+                middle = math.fsum(v.measures["gap_characters"] for v in inside) / len(inside)
+                point = (middle, 100 * passed / len(inside), str(len(inside)))
+                series.setdefault(f"{run.task}, {run.label}", []).append(point)
+        rows.append(((run.title, run.label, *cells), False))
+    if not rows:
+        return "By length of the gap", "", ""
+    names = [f"{low}-{high - 1} characters" if high < 10**9 else f"{low} and more" for low, high in LENGTHS]
+    body, marks = table(("task", "run", *names), rows)
+    chart = plots.lines(series, "By length of the gap", "characters, mean of each class", "passed, %")
+    return "By length of the gap", f"{body}<figure>{chart}</figure>", marks
+
+
+def restraint(runs: list[Shown]) -> Section:
+    """Wrong suggestions shown against right ones withheld."""
+    series: dict[str, list[tuple[float, float, str]]] = {}
+    rows: list[tuple[Sequence[str], bool]] = []
+    for run in runs:
+        known = [(a.confidence, run.verdicts[k].passed) for k, a in run.answers.items() if k in run.verdicts]
+        separation = quiet.separation(known)
+        if math.isnan(separation) or len(known) < 20:
+            continue
+        cells = []
+        for most in (0.5, 0.25, 0.1):
+            point = quiet.bar_for(known, most)
+            cells.append(f"{percent(point.shown)} (bar {point.bar:.2f})" if point else "none")
+        rows.append(((run.title, run.label, f"{separation:.3f}", *cells), False))
+        curve = [(100 * p.right_withheld, 100 * p.wrong_shown, "") for p in quiet.curve(known)]
+        series[f"{run.task}, {run.label}"] = curve
+    if not rows:
+        return "When to stay quiet", "", ""
+    head = ("task", "run", "separation", "shown % where half are wrong", "a quarter wrong", "a tenth wrong")
+    body, marks = table(head, rows)
+    note = (
+        "Separation: the chance that a right answer is given more confidence than a wrong one. The other columns: "
+        "the largest share of answers that can be shown so that at most that part of them is wrong."
+    )
+    chart = plots.lines(
+        series, "When to stay quiet", "right answers withheld, % of all", "wrong answers shown, % of all"
+    )
+    return "When to stay quiet", f"<p>{note}</p>{body}<figure>{chart}</figure>", f"{note}\n\n{marks}"
+
+
+def commands(runs: list[Shown]) -> Section:
+    """How to make every run again."""
+    lines = []
+    for run in runs:
+        settings = run.summary.settings
+        words = ["diffcoder eval", settings.task, "--model", settings.model]
+        for option, value in (
+            ("--adapter", settings.adapter),
+            ("--verify", settings.verify),
+            ("--rule", settings.rule),
+            ("--threshold", settings.threshold),
+            ("--style", settings.style if settings.style != "completion" else None),
+            ("--temperature", settings.temperature or None),
+            ("--n", settings.samples if settings.samples > 1 else None),
+            ("--max-tokens", settings.max_tokens),
+            ("--limit", settings.limit),
+            ("--seed", settings.seed or None),
+        ):
+            words += [] if value is None else [option, str(value)]
+        assert run.run.facts is not None
+        facts = run.run.facts
+        lines.append(
+            f"{' '.join(words)}   # {facts.started}, diffcoder {facts.version}, {facts.threads} threads"
+        )
+    block = "\n".join(lines)
+    return "Commands", f"<pre>{html.escape(block)}</pre>", f"```\n{block}\n```"
+
+
+SECTIONS: tuple[Callable[[list[Shown]], Section], ...] = (results, pairs, speed, lengths, restraint, commands)
