@@ -177,7 +177,8 @@ def _gated(index: int, names: Sequence[str], linear: Linear, x_ND: Tensor, gates
 
 
 def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor | None) -> Tensor:
-    """Grouped-query attention, (N, H, E). `bias_NT` is 0 where a row may look and -inf where not; None: everywhere.
+    """Grouped-query attention, (N, H, E). `bias_NT` is 0 where a row may look and -inf where not; it covers the last
+    columns, those before it are seen by all; None: everything is.
 
     The G query heads of a key/value head are stacked as rows of one product: each key is read once for all of them.
     """
@@ -186,7 +187,8 @@ def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor 
     q = q_NHE.reshape(n, k, heads // k, e).permute(1, 0, 2, 3).reshape(k, -1, e) * e**-0.5
     scores = torch.bmm(q, keys_KTE.transpose(1, 2)).view(k, n, heads // k, -1)
     if bias_NT is not None:
-        scores = scores + bias_NT[:, None] if scores.requires_grad else scores.add_(bias_NT[:, None])
+        start = scores.shape[-1] - bias_NT.shape[-1]
+        scores[..., start:] += bias_NT[:, None]
     out = torch.bmm(scores.softmax(-1).view(k, n * (heads // k), -1), values_KTE)
     return out.view(k, n, heads // k, e).permute(1, 0, 2, 3).reshape(n, heads, e)
 
@@ -206,9 +208,11 @@ class KVCache:
 
     def see(self, mask_NT: Tensor | None) -> None:
         """What the next forward's rows see: (N, length + N) booleans, True where a row may look; None: everything."""
-        self._bias = (
-            None if mask_NT is None else torch.zeros(mask_NT.shape).masked_fill_(~mask_NT, -torch.inf)
-        )
+        self._bias = None
+        if mask_NT is not None:
+            open_columns = int(mask_NT.all(0).long().cumprod(0).sum())
+            closed_NT = ~mask_NT[:, open_columns:]
+            self._bias = torch.zeros(closed_NT.shape).masked_fill_(closed_NT, -torch.inf)
 
     def keep(self, rows: int) -> None:
         """Count the first `rows` rows of the last forward as committed."""

@@ -83,13 +83,13 @@ class Plan:
 
 
 def plan(
-    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, block: int, worth: float, rows: int
+    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, block: int, rate: float, rows: int
 ) -> Plan:
     """The forward that is expected to commit most tokens a millisecond.
 
-    `chances[i]`: probability that draft i is accepted given that those before it are. `worth`: tokens that a set of
-    drafts adds to the forward after this one, which is what masks are for; they draft only if every token of this
-    forward is accepted. `block`: masks on offer (0: none). `rows`: clean rows that must be run in any case.
+    `chances[i]`: probability that draft i is accepted given that those before it are. Masks draft for the forward
+    after this one, and only if every token of this one is accepted; `rate`: how likely such a draft is
+    accepted, each given those before it. `block`: masks on offer at most. `rows`: clean rows that run in any case.
     """
     best, best_rate = Plan((), 0), 0.0
     expected, all_accepted = 1.0, 1.0
@@ -97,9 +97,12 @@ def plan(
         if n:
             all_accepted *= chances[n - 1]
             expected += all_accepted
-        for masks in {0, block}:
-            gain = expected + (all_accepted * worth if masks else 0.0)
-            rate = gain / cost(rows + n + masks)
-            if rate > best_rate:
-                best, best_rate = Plan(tuple(drafts[:n]), masks), rate
+        worth, last = 0.0, 1.0
+        for masks in range(block + 1):
+            if masks:
+                last *= rate
+                worth += last
+            tokens_a_ms = (expected + all_accepted * worth) / cost(rows + n + masks)
+            if tokens_a_ms > best_rate:
+                best, best_rate = Plan(tuple(drafts[:n]), masks), tokens_a_ms
     return best

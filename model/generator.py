@@ -10,6 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -44,7 +45,9 @@ from model.unmask import UnmaskRule
 FILL_TOKENS = 1536  # of a gap's prompt: what two cores read in a few seconds when nothing of it is cached
 EDIT_TOKENS = 3072
 WINDOW = 4096  # prompt and answer of the longest request
+SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches of `best_end`
 CACHE_BUFFERS = 3
+_SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
 _MEASURED_ROWS = (1, 2, 4, 6, 8, 12, 16, 32)
 
 OnDraft = Callable[[Draft], None]
@@ -78,6 +81,7 @@ class Generator:
             self._id(mark) for mark in self.profile.ends if mark in self.tokens.special_ids
         )
         self._window = min(WINDOW, loaded.decoder.config.context)
+        self._longest = self._window // 4  # tokens of an answer
         self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
         self._beliefs: dict[str, Belief] = {}
         self.cost = self._measure()
@@ -105,14 +109,18 @@ class Generator:
         rarely stands where the model's tokens end.
         """
         started, limits = time.monotonic(), request.limits
+        prefix, suffix, *stop = (
+            text.replace("\r\n", "\n") for text in (request.prefix, request.suffix, *limits.stop)
+        )
         ids, typed = self._healed(
             self._fitting(
-                lambda n: layout.infill(self.profile, request.prefix, request.suffix, request.snippets, n),
+                lambda n: layout.infill(self.profile, prefix, suffix, request.snippets, n),
                 FILL_TOKENS,
+                limits,
             )
         )
-        stops = Stops(request.prefix, request.suffix, limits.stop, limits.single_line)
-        text = _Text(self, typed, stops)
+        stops = Stops(prefix, suffix, tuple(stop), limits.single_line)
+        text = _Text(self, typed, stops, layout.newline_at(request.prefix, request.suffix))
         run = self._run(limits, text.until, on_draft, cancelled, typed, text, started)
 
         def close(cache: KVCache) -> None:
@@ -144,13 +152,13 @@ class Generator:
         started, limits = time.monotonic(), request.limits
         selection = Selection.of(request)
         old = self._encode([selection.text])
-        if len(old) > EDIT_TOKENS // 2:
+        if len(old) > self._longest:
             raise DiffcoderError(
                 "too_long",
-                f"The selection has {len(old)} tokens and at most {EDIT_TOKENS // 2} fit: select fewer lines.",
+                f"The selection has {len(old)} tokens and at most {self._longest} fit: select fewer lines.",
             )
-        ids = self._fitting(lambda n: layout.edit(self.profile, request, selection, n), EDIT_TOKENS)
-        stops = Stops("", "", (*limits.stop, "\n```"))
+        ids = self._fitting(lambda n: layout.edit(self.profile, request, selection, n), EDIT_TOKENS, limits)
+        stops = Stops("", "", (*limits.stop, selection.fence))
         text = _Text(self, b"", stops)
         run = self._run(limits, text.until, on_draft, cancelled, b"", text, started)
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=2), started)
@@ -192,10 +200,9 @@ class Generator:
         )
         ids = ids[-room:] or [self._end_of_text()]
         run = Run(max_tokens=1, ends=frozenset())
-        cache, cached = self._cache.take(ids)
-        sampler.prefill(self.network, cache, ids[cached:-1], run)
+        cache, cached = self._lend(ids)
         score = self._score_ar if request.mode == "ar" else self._score_diffusion
-        logs = score(cache, ids[-1], text_ids, run)
+        logs = score(cache, [*ids, *text_ids], len(ids), run)
         self._cache.give(cache, [*ids, *text_ids])
         scores, place = [], 0
         decoded = b""
@@ -214,37 +221,39 @@ class Generator:
         )
         return ScoreResponse(tokens=tuple(scores), usage=usage, model=self.name)
 
-    def _score_ar(self, cache: KVCache, last: int, ids: Sequence[int], run: Run) -> list[float]:
+    def _score_ar(self, cache: KVCache, ids: list[int], first: int, run: Run) -> list[float]:
+        """Scores of `ids[first:]`."""
+        sampler.prefill(self.network, cache, ids[cache.length : first - 1], run)
         logs: list[float] = []
-        rows = [last, *ids[:-1]]
-        for start in range(0, len(ids), sampler.PREFILL_ROWS):
-            chunk = rows[start : start + sampler.PREFILL_ROWS]
-            scores_NV, _ = self.network.forward(cache, chunk, (), len(chunk))
+        while cache.length < len(ids) - 1:
+            rows = ids[cache.length : -1][:_SCORED_ROWS]
+            targets = torch.tensor(ids[cache.length + 1 :][: len(rows)])
+            scores_NV, _ = self.network.forward(cache, rows, (), len(rows))
             run.forwards += 1
-            cache.keep(len(chunk))
-            targets = torch.tensor(ids[start : start + len(chunk)])
+            cache.keep(len(rows))
             logs += scores_NV.log_softmax(-1).gather(1, targets[:, None])[:, 0].tolist()
         return logs
 
-    def _score_diffusion(self, cache: KVCache, last: int, ids: Sequence[int], run: Run) -> list[float]:
-        network = self.network
-        rows = (
-            torch.arange(len(self.tokens.bytes)) if network.draft_vocab_S is None else network.draft_vocab_S
-        )
-        logs, clean = [], [last]
-        for start in range(0, len(ids), network.block):
-            block = list(ids[start : start + network.block])
-            for place, token in enumerate(block):
-                noisy: list[int | None] = [None if at == place else other for at, other in enumerate(block)]
-                _, scores_BS = network.forward(cache, clean, noisy, 0)
+    def _score_diffusion(self, cache: KVCache, ids: list[int], first: int, run: Run) -> list[float]:
+        """Scores of `ids[first:]`, from the whole vocabulary even where drafts come from a part of it.
+
+        A gated block begins with the token before the scored ones: its row predicts the first of them.
+        """
+        network = replace(self.network, draft_head=None, draft_vocab_S=None)
+        size = max(network.block, 1 + network.shift)
+        start = first - network.shift
+        start -= start % size if network.aligned else 0
+        logs = []
+        sampler.prefill(network, cache, ids[cache.length : start], run)
+        for at in range(start, len(ids) - network.shift, size - network.shift):
+            block = ids[at : at + size]
+            for place in range(max(network.shift, first - at), len(block)):
+                noisy = [None if n == place else token for n, token in enumerate(block)]
+                clean = ids[cache.length : at]
+                _, scores_BV = network.forward(cache, clean, noisy, 0)
                 run.forwards += 1
                 cache.keep(len(clean))
-                clean = []
-                at = (rows == token).nonzero()
-                logs.append(
-                    scores_BS[place].log_softmax(-1)[at[0, 0]].item() if len(at) else -math.log(len(rows)) * 2
-                )
-            clean = block
+                logs.append(scores_BV[place - network.shift].log_softmax(-1)[block[place]].item())
         return logs
 
     def _run(
@@ -266,7 +275,7 @@ class Generator:
                 "bad_request", f"The temperature {limits.temperature} is not between 0 and 10."
             )
         return Run(
-            max_tokens=min(limits.max_tokens, self._window // 4) + (1 if typed else 0),
+            max_tokens=min(limits.max_tokens, self._longest) + (1 if typed else 0),
             ends=self._ends,
             until=until,
             constraint=Healing(self._spellings, typed) if typed else Free(),
@@ -298,10 +307,7 @@ class Generator:
         if verified == "none" and not self.network.diffuses:
             raise DiffcoderError("unsupported_model", "This model does not denoise: ask for verify ar.")
         rule = UnmaskRule.of(limits.rule or "confidence", limits.threshold)
-        cache, cached = self._cache.take(ids)
-        if self.network.aligned:  # tokens of a block saw all of it: a block that changes is cut away whole
-            cached -= cached % self.network.block
-            cache.truncate(cached)
+        cache, cached = self._lend(ids)
         new = ids[cached:]
         # The prompt's last rows ride in the first forward that drafts.
         split = (len(new) - 1) // sampler.PREFILL_ROWS * sampler.PREFILL_ROWS
@@ -325,14 +331,26 @@ class Generator:
             prefill_ms=(prefilled - started) * 1000,
         )
 
-    def _fitting(self, make: Callable[[int], list[Piece]], budget: int) -> list[int]:
-        """Ids of the prompt that `make` lays out for a number of tokens: of `budget`, or of as many as come to fit.
+    def _lend(self, ids: Sequence[int]) -> tuple[KVCache, int]:
+        """A cache that holds a beginning of `ids`, and that beginning's length."""
+        cache, cached = self._cache.take(ids)
+        if self.network.aligned:  # tokens of a block saw all of it: a block that changes is cut away whole
+            cached -= cached % self.network.block
+            cache.truncate(cached)
+        return cache, cached
+
+    def _fitting(self, make: Callable[[int], list[Piece]], budget: int, limits: Limits) -> list[int]:
+        """Ids of the prompt that `make` lays out for a number of tokens: of `budget`, or of as many as fit.
 
         Layouts count characters; dense text (another script, minified code) has more tokens than they reckon with.
         """
-        asked = budget
-        while len(ids := self._encode(make(asked))) > budget * 5 // 4 and asked > 64:
-            asked = asked * budget // len(ids)
+        room = self._window - min(limits.max_tokens, self._longest) - SPARE
+        asked = min(budget, room)
+        most = min(budget * 5 // 4, room)
+        while len(ids := self._encode(make(asked))) > most:
+            if asked < 8:
+                raise DiffcoderError("too_long", "The request does not fit this model: select fewer lines.")
+            asked = asked * most * 9 // (len(ids) * 10)
         return ids
 
     def _encode(self, pieces: Sequence[Piece]) -> list[int]:
@@ -383,8 +401,9 @@ class Generator:
 class _Text:
     """The filling as text while its tokens come, and where it ends."""
 
-    def __init__(self, generator: Generator, typed: bytes, stops: Stops):
+    def __init__(self, generator: Generator, typed: bytes, stops: Stops, newline: str = "\n"):
         self._bytes, self._typed, self._stops = generator.tokens.bytes, typed, stops
+        self._newline = newline
         self._raw, self._count = b"", 0
         self._end: int | None = None
 
@@ -414,13 +433,14 @@ class _Text:
     def result(self, run: Run) -> tuple[str, int]:
         """The final text, and how many of the run's tokens it took."""
         if self._end is not None:
-            return self._decode(b"".join(self._bytes[token] for token in run.tokens[: self._end])), self._end
+            raw = b"".join(self._bytes[token] for token in run.tokens[: self._end])
+            return self._ended(self._decode(raw)), self._end
         text = self._cut(run)
         size, kept, spelled = len(self._typed) + len(text.encode()), 0, 0
         while kept < len(run.tokens) and spelled < size:
             spelled += len(self._bytes[run.tokens[kept]])
             kept += 1
-        return text, kept
+        return self._ended(text), kept
 
     def _cut(self, run: Run) -> str:
         text = self._decode(self._raw)
@@ -430,10 +450,14 @@ class _Text:
     def draft(self, draft: sampler.Draft) -> Draft:
         raw = b"".join(self._bytes[token] for token in draft.tokens)
         block = tuple(
-            None if token is None else self._bytes[token].decode("utf-8", errors="replace")
+            None if token is None else self._ended(self._bytes[token].decode("utf-8", errors="replace"))
             for token in draft.block
         )
-        return Draft(text=self._decode(raw), block=block, forwards=draft.forwards)
+        return Draft(text=self._ended(self._decode(raw)), block=block, forwards=draft.forwards)
+
+    def _ended(self, text: str) -> str:
+        """The text with its lines ended as the file's are."""
+        return text.replace("\n", self._newline)
 
     def _decode(self, raw: bytes) -> str:
         return raw[len(self._typed) :].decode("utf-8", errors="ignore")

@@ -48,6 +48,13 @@ def window(prefix: str, suffix: str, tokens: int) -> tuple[str, str]:
     return prefix, suffix
 
 
+def newline_at(prefix: str, suffix: str) -> str:
+    """The line end in use at a gap: of the line before it, or else of the one behind it."""
+    before, end, _ = prefix.rpartition("\n")
+    line = before if end else suffix.partition("\n")[0]
+    return "\r\n" if line.endswith("\r") else "\n"
+
+
 def infill(
     profile: Profile, prefix: str, suffix: str, snippets: Sequence[Snippet], tokens: int
 ) -> list[Piece]:
@@ -159,7 +166,8 @@ def edit(profile: Profile, request: EditRequest, selection: Selection, tokens: i
         )
     language, fence = request.language or "", selection.fence
     spare = max(0, int(tokens * CHARS_A_TOKEN) - len(selection.text) * 2) // 2
-    before, after = window(selection.before, selection.after, int(spare / CHARS_A_TOKEN))
+    shown = [text.replace("\r\n", "\n") for text in (selection.before, selection.after)]
+    before, after = window(*shown, int(spare / CHARS_A_TOKEN))
     notes = "".join(f"- line {d.line}: {d.message}\n" for d in request.diagnostics)
     around = ""
     if before.strip() or after.strip():

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import profiles, registry, store
@@ -43,7 +44,7 @@ class Loaded:
 
     name: str
     decoder: Decoder
-    tokenizer: object
+    tokenizer: Tokenizer
     tokens: TokenTable
     profile: Profile
     adapter: AdapterFile | None

@@ -249,12 +249,10 @@ def verify(
     beliefs = beliefs if beliefs is not None else {}
     looked = beliefs.setdefault("lookup", Belief(0.75))
     denoised = beliefs.setdefault("masks", Belief(0.6))
-    masks_on_offer = network.block if network.adapter is not None else 0
     while not run.interrupted():
         room = run.max_tokens - len(run.tokens)
-        worth = denoised.rate / max(1e-6, 1 - denoised.rate) if denoised.rate < 0.95 else 19.0
-        worth = min(worth, float(network.block))
-        step = plan(offer[: room - 1], chances, cost, masks_on_offer if room > 2 else 0, worth, len(clean))
+        masks_on_offer = min(network.block, room - 2) if network.adapter is not None else 0
+        step = plan(offer[: room - 1], chances, cost, max(0, masks_on_offer), denoised.rate, len(clean))
         clean_TV, noisy_BS = network.forward(
             cache, [*clean, *step.drafts], [None] * step.masks, tail=1 + len(step.drafts)
         )

@@ -61,41 +61,44 @@ def test_cost_past_the_largest_size_goes_on_as_it_went() -> None:
     assert CostCurve({1: 10.0, 8: 17.0, 16: 33.0})(24) == pytest.approx(49.0)
 
 
-def rate(chances: list[float], n: int, masks: int, cost: CostCurve, worth: float, rows: int) -> float:
+def rate(chances: list[float], n: int, masks: int, cost: CostCurve, chance: float, rows: int) -> float:
     """Tokens a millisecond of a forward with n drafts and that many masks: what `plan` maximises."""
     sure, expected = 1.0, 1.0
-    for chance in chances[:n]:
-        sure *= chance
+    for each in chances[:n]:
+        sure *= each
         expected += sure
-    return (expected + (sure * worth if masks else 0.0)) / cost(rows + n + masks)
+    drafted = sum(chance**place for place in range(1, masks + 1))
+    return (expected + sure * drafted) / cost(rows + n + masks)
 
 
 @given(
     st.lists(st.floats(0, 1), max_size=12),
     CURVES,
     st.integers(0, 8),
-    st.floats(0, 8),
+    st.floats(0, 1),
     st.integers(1, 300),
 )
 def test_no_other_forward_is_expected_to_commit_more_a_millisecond(
-    chances: list[float], curve: CostCurve, block: int, worth: float, rows: int
+    chances: list[float], curve: CostCurve, block: int, chance: float, rows: int
 ) -> None:
     curve = CostCurve({size: max(curve.ms.values()) + size for size in curve.ms} | {400: 900.0})  # rising
     drafts = list(range(len(chances)))
-    found = plan(drafts, chances, curve, block, worth, rows)
+    found = plan(drafts, chances, curve, block, chance, rows)
     n = len(found.drafts)
     assert list(found.drafts) == drafts[:n]
-    assert found.masks in (0, block)
+    assert 0 <= found.masks <= block
     best = max(
-        rate(chances, n, masks, curve, worth, rows) for n in range(len(drafts) + 1) for masks in (0, block)
+        rate(chances, n, masks, curve, chance, rows)
+        for n in range(len(drafts) + 1)
+        for masks in range(block + 1)
     )
-    assert rate(chances, n, found.masks, curve, worth, rows) == pytest.approx(best)
+    assert rate(chances, n, found.masks, curve, chance, rows) == pytest.approx(best)
 
 
 def test_sure_drafts_that_cost_nothing_are_all_taken_and_hopeless_ones_are_not() -> None:
     flat, steep = CostCurve({1: 1.0, 64: 1.001}), CostCurve({1: 1.0, 64: 64.0})
-    assert plan([5, 6, 7], [0.99] * 3, flat, 4, 2.0, 1).drafts == (5, 6, 7)
-    assert plan([5, 6, 7], [0.3] * 3, steep, 4, 0.5, 1) == plan([], [], steep, 0, 0.0, 1)
+    assert plan([5, 6, 7], [0.99] * 3, flat, 4, 0.8, 1).drafts == (5, 6, 7)
+    assert plan([5, 6, 7], [0.3] * 3, steep, 4, 0.3, 1) == plan([], [], steep, 0, 0.0, 1)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=200))
