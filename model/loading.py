@@ -25,7 +25,7 @@ from torch import Tensor
 from model import profiles, registry, store
 from model.adapters import AdapterFile, read_adapter
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
-from model.decoder import Config, Decoder, Layer, Linear
+from model.decoder import Decoder, Layer, Linear
 from model.headers import SafetensorsHeader
 from model.profiles import Profile
 from model.quantise import Fp32Linear, Int8Linear, quantise_weight

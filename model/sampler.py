@@ -244,7 +244,8 @@ def verify(
     drafts are accepted as long as they agree, and the first row that disagrees still gives its token. When all agree,
     that token is the first place of the masked block, whose rows draft the ones after it.
     """
-    assert pending and network.speaks_ar
+    assert pending, "the prompt has at least one token"
+    assert network.speaks_ar, "a merged model has no autoregressive rows"
     clean, offer, chances, from_lookup = list(pending), [], [], False
     beliefs = beliefs if beliefs is not None else {}
     looked = beliefs.setdefault("lookup", Belief(0.75))

@@ -18,21 +18,21 @@ STEEP = CostCurve({1: 1.0, 64: 64.0})
 
 
 def config(**changes: object) -> Config:
-    base = dict(
-        layers=2,
-        width=32,
-        heads=4,
-        kv_heads=2,
-        head_dim=8,
-        mlp_width=48,
-        vocab=VOCAB,
-        rope_theta=1e4,
-        norm_eps=1e-6,
-        qkv_bias=True,
-        qk_norm=False,
-        tied=False,
-        context=512,
-    )
+    base = {
+        "layers": 2,
+        "width": 32,
+        "heads": 4,
+        "kv_heads": 2,
+        "head_dim": 8,
+        "mlp_width": 48,
+        "vocab": VOCAB,
+        "rope_theta": 1e4,
+        "norm_eps": 1e-6,
+        "qkv_bias": True,
+        "qk_norm": False,
+        "tied": False,
+        "context": 512,
+    }
     return Config(**(base | changes))  # type: ignore[arg-type]
 
 

@@ -12,7 +12,7 @@ from training.corpus import Corpus
 from training.drafting import Drafting
 from training.layouts import Sequence
 from training.progress import HeldOut
-from training.recipe import Gated, load
+from training.recipe import RECIPES, Gated, load
 from training.trainer import Trainer, write_atomically
 
 RECIPE = Gated(
@@ -111,7 +111,12 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path):
 
 
 def test_recipes_load_and_unknown_fields_are_errors(tmp_path):
+    for path in RECIPES.glob("*.toml"):
+        load(path.stem)
     assert load("gated").rank == 32
+    (tmp_path / "both.toml").write_text('kind = "diffusion"\nar_weight = 1.0\n')
+    with pytest.raises(DiffcoderError, match="causal"):
+        load(str(tmp_path / "both.toml"))
     (tmp_path / "odd.toml").write_text('kind = "gated"\nrnak = 3\n')
     with pytest.raises(DiffcoderError, match="rnak"):
         load(str(tmp_path / "odd.toml"))
