@@ -1,0 +1,136 @@
+"""Block diffusion of all weights: gradients against a per-block reference, what it learns, what it exports."""
+
+import json
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.checkpoints import open_checkpoint
+from model.schema import DiffcoderError
+from training.corpus import Corpus
+from training.diffusion import DiffusionTask
+from training.noise import clipped_rates, mask_blocks
+from training.recipe import Diffusion
+from training.trainer import Trainer
+
+RECIPE = Diffusion(
+    context=48,
+    block=4,
+    infill=0.0,
+    mask_token=299,
+    end_token=298,
+    noise_warmup=5,
+    lr=3e-3,
+    lr_warmup=3,
+    steps=40,
+    decay_steps=10,
+    ema=0.8,
+)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Documents that count up from a random start, of different lengths."""
+    folder = tmp_path_factory.mktemp("corpus")
+    rng = np.random.default_rng(0)
+    documents = [
+        (start + np.arange(size)) % 250
+        for start, size in zip(rng.integers(0, 250, 24), range(70, 94), strict=True)
+    ]
+    np.save(folder / "tokens.npy", np.concatenate(documents).astype(np.uint32))
+    np.save(folder / "documents.npy", np.cumsum([0, *map(len, documents)]))
+    records = [{"held_out": n % 6 == 0, "language": "python"} for n in range(24)]
+    (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    (folder / "corpus.json").write_text("{}")
+    return Corpus(folder)
+
+
+def per_block(task, pack, masked_NB, rates_N):
+    """The same loss, one block at a time: clean text before the block, then the noisy block, in a causal-free forward."""
+    recipe, block = task.recipe, task.recipe.block
+    ids, documents = torch.from_numpy(pack.ids_L), torch.from_numpy(pack.documents_L)
+    total = torch.zeros(())
+    for n in range(len(ids) // block):
+        start, end = n * block, (n + 1) * block
+        masked = torch.from_numpy(masked_NB[n])
+        rows = torch.cat([ids[:start], torch.where(masked, recipe.mask_token, ids[start:end])])
+        seen = torch.zeros(end, end, dtype=torch.bool)
+        for i in range(end):
+            for j in range(end):
+                same = not recipe.document_mask or documents[i] == documents[j]
+                if recipe.causal and i < start:
+                    seen[i, j] = same and j <= i
+                else:
+                    seen[i, j] = same and j // block <= i // block
+        hidden = task._forward(rows, torch.arange(end), seen)[start:]
+        losses = F.cross_entropy(
+            task.decoder.logits(hidden[masked]), ids[start:end][masked], reduction="none"
+        )
+        total = total + losses.sum() / rates_N[n]
+    return total
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("document_mask", [True, False])
+def test_loss_and_gradients_equal_those_of_one_block_at_a_time(tiny_base, corpus, causal, document_mask):
+    recipe = msgspec.structs.replace(RECIPE, causal=causal, document_mask=document_mask)
+    task = DiffusionTask(recipe, tiny_base, corpus)
+    pack = task.train_packs[3]
+    assert pack.documents_L.max() > 0  # a document ends inside
+    together = task.pack_loss(pack, np.random.default_rng(5), 1.0)
+    assert together.weight == recipe.context
+    together.total.backward()
+    gradients = {name: value.grad.clone() for name, value in task.parameters.items()}
+    for value in task.parameters.values():
+        value.grad = None
+    rng = np.random.default_rng(5)
+    rates = clipped_rates(rng, recipe.context // 4, 4, 1.0)
+    alone = per_block(task, pack, mask_blocks(rng, rates, 4), rates)
+    alone.backward()
+    assert torch.allclose(together.total, alone, rtol=1e-4)
+    for name, gradient in gradients.items():
+        assert torch.allclose(gradient, task.parameters[name].grad, rtol=1e-3, atol=1e-4), name
+
+
+def test_the_likelihood_bound_falls_below_the_ar_start(tiny_base, corpus, tmp_path):
+    twin = DiffusionTask(msgspec.structs.replace(RECIPE, objective="ar"), tiny_base, corpus)
+    start = twin.measure()["bits_per_token"]
+    recipe = msgspec.structs.replace(RECIPE, steps=120)
+    task = DiffusionTask(recipe, tiny_base, corpus)
+    Trainer(recipe, task, tmp_path / "run").train(minutes=60)
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").open()]
+    assert lines[-1]["bits_per_token"] < 0.7 * start
+
+
+def test_ar_twin_loss_is_that_of_the_next_token_within_a_document(tiny_base, corpus):
+    task = DiffusionTask(msgspec.structs.replace(RECIPE, objective="ar"), tiny_base, corpus)
+    pack = task.train_packs[3]
+    loss = task.pack_loss(pack, np.random.default_rng(0), 1.0)
+    ids, documents = torch.from_numpy(pack.ids_L), torch.from_numpy(pack.documents_L)
+    expected, count = 0.0, 0
+    for number in documents.unique():
+        rows = (documents == number).nonzero().squeeze(1)
+        hidden = task._forward(ids[rows], rows, torch.ones(len(rows), len(rows), dtype=torch.bool).tril())
+        expected += F.cross_entropy(task.decoder.logits(hidden[:-1]), ids[rows[1:]], reduction="sum").item()
+        count += len(rows) - 1
+    assert loss.weight == count
+    assert loss.total.item() == pytest.approx(expected, rel=1e-4)
+
+
+def test_an_exported_model_opens_with_the_weights_of_the_run(tiny_base, corpus, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, steps=2)
+    task = DiffusionTask(recipe, tiny_base, corpus)
+    trainer = Trainer(recipe, task, tmp_path / "run")
+    trainer.train(minutes=60)
+    opened = open_checkpoint(tmp_path / "run" / "model")
+    assert opened.config == task.config
+    assert torch.equal(opened.tensor("layers.1.k.weight"), trainer.average["layers.1.qkv.weight"][64:96])
+    assert torch.equal(opened.tensor("layers.0.up.weight"), trainer.average["layers.0.gate_up.weight"][128:])
+
+
+def test_context_and_block_must_fit(tiny_base, corpus):
+    with pytest.raises(DiffcoderError, match="multiple"):
+        DiffusionTask(msgspec.structs.replace(RECIPE, context=50), tiny_base, corpus)
