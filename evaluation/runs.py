@@ -108,9 +108,13 @@ def chosen(ids: Iterable[str], limit: int | None) -> list[str]:
     everything = list(ids)
     if limit is None or limit >= len(everything):
         return everything
-    ranked = sorted(everything, key=lambda name: hashlib.sha256(name.encode()).digest())
-    kept = set(ranked[:limit])
+    kept = set(ranked(everything)[:limit])
     return [name for name in everything if name in kept]
+
+
+def ranked(ids: Iterable[str]) -> list[str]:
+    """The ids in a fixed pseudo-random order, whatever order they come in."""
+    return sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
 
 
 class Run:

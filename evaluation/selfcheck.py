@@ -10,10 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation.runs import chosen
+from evaluation.runs import ranked
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_all
-from evaluation.task import Task
+from evaluation.task import Control, Task
 from model.schema import DiffcoderError
 
 # Canonical solutions that do not pass their own tests, by task: measured, and each looked at.
@@ -52,10 +52,18 @@ def check(
     items = {item.id: item for item in task.items(data)}
     wanted: dict[tuple[str, int], tuple[str, bool | None]] = {}
     answers = []
-    skipped = {name: reason for name, item in items.items() if (reason := task.missing(item))}
-    controls = {name: list(task.controls(item)) for name, item in items.items() if name not in skipped}
-    for name in chosen([name for name in controls if controls[name]], limit):
-        for number, control in enumerate(controls[name]):
+    skipped: dict[str, str] = {}
+    controls: dict[str, list[Control]] = {}
+    for name in ranked(items):
+        if limit is not None and len(controls) >= limit:
+            break
+        reason = task.missing(items[name])
+        if reason:
+            skipped[name] = reason
+        elif found := list(task.controls(items[name])):
+            controls[name] = found
+    for name in items:
+        for number, control in enumerate(controls.get(name, ())):
             wanted[name, number] = control.kind, control.passes
             answers.append(Answer(name, number, items[name], control.completion))
     counts: dict[str, Count] = {}

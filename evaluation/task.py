@@ -13,6 +13,7 @@ import gzip
 import importlib.util
 import json
 import os
+import warnings
 import zlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -196,7 +197,9 @@ def absent(modules: Iterable[str]) -> str | None:
 def imports(source: str) -> set[str]:
     """The top-level modules that Python source imports, wherever it does; none where it does not parse."""
     try:
-        tree = ast.parse(source)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escape sequences in a benchmark's strings
+            tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return set()
     found = set()

@@ -1,0 +1,172 @@
+"""`diffcoder eval` as people and scripts use it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from evaluation.cli import main
+from evaluation.runs import Run
+from model.schema import DiffcoderError
+from tests.evaluation.test_runs import completion, facts, scored
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def lines(text: str) -> list[dict]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_score_is_a_stable_contract(humaneval: Path, tmp_path: Path) -> None:
+    """One line out for one line in, in order; bad lines are named and the rest goes on."""
+    samples = [
+        json.dumps({"task_id": "HumanEval/1", "completion": "    return 2 * x\n"}),
+        json.dumps({"task_id": "HumanEval/0", "completion": "    return a - b\n"}),
+        "",
+        "{broken",
+        json.dumps({"task_id": "HumanEval/0"}),
+        json.dumps({"task_id": "HumanEval/99", "completion": ""}),
+        json.dumps({"task_id": "HumanEval/0", "completion": "    return a + b\n", "more": 1}),
+    ]
+    path = tmp_path / "samples.jsonl"
+    path.write_text("\n".join(samples))
+    command = [sys.executable, "-m", "diffcoder_lsp.cli", "eval", "score", "humaneval"]
+    command += ["--samples", str(path), "--data", str(humaneval)]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=120)
+    out = lines(done.stdout)
+    assert [set(line) for line in out] == [{"task_id", "passed", "reason"}] * 6, done.stderr
+    assert [line["task_id"] for line in out] == [
+        "HumanEval/1",
+        "HumanEval/0",
+        None,
+        None,
+        "HumanEval/99",
+        "HumanEval/0",
+    ]
+    assert [line["passed"] for line in out] == [True, False, False, False, False, True]
+    assert out[0]["reason"] == "passed"
+    assert out[1]["reason"].startswith("AssertionError")
+    assert "line 4" in out[2]["reason"]
+    assert "line 5" in out[3]["reason"]
+    assert "no task_id" in out[4]["reason"]
+    assert done.returncode == 1  # some lines were bad
+    assert "pass@1" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_score_of_good_lines_ends_well(
+    humaneval: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "samples.jsonl"
+    path.write_text(json.dumps({"task_id": "HumanEval/0", "completion": "    return 0\n"}) + "\n")
+    assert main(["score", "humaneval", "--samples", str(path), "--data", str(humaneval)]) == 0
+    assert lines(capsys.readouterr().out) == [
+        {"task_id": "HumanEval/0", "passed": False, "reason": "AssertionError"}
+    ]
+
+
+def test_users_mistakes_are_sentences(humaneval: Path, tmp_path: Path) -> None:
+    for arguments, words in (
+        (["score", "humanevel", "--samples", "x"], "did you mean humaneval"),
+        (["score", "humaneval-infilling", "--samples", "x"], "name one of"),
+        (
+            ["score", "humaneval", "--samples", str(tmp_path / "no"), "--data", str(humaneval)],
+            "cannot be read",
+        ),
+        (["humaneval", "--n", "3", "--data", str(humaneval)], "--temperature"),
+        (["cruxeval-input", "--style", "chat"], "asked as completion"),
+        (["report", str(tmp_path)], "run a task first"),
+    ):
+        with pytest.raises(DiffcoderError, match=words):
+            main(arguments)
+
+
+def test_self_check_counts(humaneval: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["self-check", "humaneval", "--data", str(humaneval), "--json"]) == 0
+    counts = {line["kind"]: line for line in lines(capsys.readouterr().out)}
+    assert (counts["canonical"]["run"], counts["canonical"]["passed"]) == (3, 3)
+    assert (counts["empty"]["run"], counts["empty"]["passed"]) == (3, 0)
+
+
+def test_self_check_sees_a_wrong_solution(rows, capsys: pytest.CaptureFixture[str]) -> None:
+    from tests.evaluation.conftest import ADD
+
+    wrong = rows("HumanEval.jsonl.gz", [ADD | {"canonical_solution": "    return a * b\n"}])
+    assert main(["self-check", "humaneval", "--data", str(wrong)]) == 1
+    assert "BAD" in capsys.readouterr().out
+
+
+def test_list_names_every_task(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["list", "--json"]) == 0
+    names = [line["task"] for line in lines(capsys.readouterr().out)]
+    assert {"humaneval", "humaneval-infilling-single", "safim", "bigcodebench-hard"} <= set(names)
+
+
+class Tags(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[tuple[str, dict[str, str | None]]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.found.append((tag, dict(attrs)))
+
+
+def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for verify, good in (("ar", {0, 1, 2, 3}), ("none", {0, 1})):
+        run = Run.start(tmp_path / verify, facts(verify=verify), resume=False)
+        for number in range(30):
+            run.add(completion(f"p{number}", confidence=0.9 if number in good else number / 40))
+            measures = {"gap_characters": 10.0 + number}
+            run.add(scored(f"p{number}", number in good, measures=measures))
+    assert main(["compare", str(tmp_path / "ar"), str(tmp_path / "none"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["both"], found["only_first"], found["only_second"]) == (2, 2, 0)
+    assert main(["report", str(tmp_path), "--out", str(tmp_path / "pages/report")]) == 0
+    html = (tmp_path / "pages/report.html").read_text()
+    markdown = (tmp_path / "pages/report.md").read_text()
+    for text in (html, markdown):
+        assert "default-verify-ar" in text
+        assert "13.3" in text  # four of thirty
+        assert "theirs: dLLM" in text
+        assert "diffcoder eval humaneval --model default --verify none" in text
+    tags = Tags()
+    tags.feed(html)
+    assert sum(tag == "svg" for tag, _ in tags.found) == 4
+    for tag, attributes in tags.found:
+        assert tag not in ("script", "link", "img", "iframe")
+        for name, value in attributes.items():
+            if name in ("src", "href", "xlink:href"):
+                assert str(value).startswith("#"), value
+    first = html
+    main(["report", str(tmp_path / "ar"), str(tmp_path / "none"), "--out", str(tmp_path / "pages/report")])
+    assert (tmp_path / "pages/report.html").read_text() == first
+
+
+@pytest.mark.model
+def test_a_run_with_the_real_model(humaneval: Path, tmp_path: Path, default_model: str, capsys) -> None:
+    """Answers are kept, scored, and not asked for again; the same seed gives the same text in another run."""
+    arguments = ["humaneval", "--data", str(humaneval), "--max-tokens", "12", "--json"]
+    arguments += ["--temperature", "0.7", "--n", "2", "--verify", "ar"]
+    assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "a")]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert (result["problems"], result["completions"]) == (2, 4)
+    assert 0 < result["tokens"] <= 4 * 13
+    run = Run.open(tmp_path / "a")
+    kept = (tmp_path / "a/completions.jsonl").read_bytes()
+    answers = run.completions()
+    assert set(answers) == set(run.verdicts())
+    assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert (tmp_path / "a/completions.jsonl").read_bytes() == kept
+    capsys.readouterr()
+    # more problems, in another order: the shared ones are answered alike
+    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    others = Run.open(tmp_path / "b").completions()
+    assert len(others) == 6
+    assert all(others[key].text == answer.text for key, answer in answers.items())
