@@ -30,7 +30,7 @@ from training.recipe import Recipe
 
 LOG_STEPS = 5
 CHECKPOINT_MINUTES = 5.0
-EVALUATION_MINUTES = 4.0
+EVALUATION_MINUTES = 7.0
 
 
 @dataclass(frozen=True)
