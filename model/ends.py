@@ -59,7 +59,8 @@ def _branches(
     behind it. A branch begins with the token before its end, run once more for its scores."""
     past, k = cache.length, len(head)
     start = past - count  # the place of rows[0]
-    ids, positions = [], []
+    ids: list[int] = []
+    positions: list[int] = []
     mask_NT = torch.zeros(len(ends) * k, past + len(ends) * k, dtype=torch.bool)
     for n, end in enumerate(ends):
         ids += [rows[end], *head[:-1]]

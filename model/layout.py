@@ -166,8 +166,8 @@ def edit(profile: Profile, request: EditRequest, selection: Selection, tokens: i
         )
     language, fence = request.language or "", selection.fence
     spare = max(0, int(tokens * CHARS_A_TOKEN) - len(selection.text) * 2) // 2
-    shown = [text.replace("\r\n", "\n") for text in (selection.before, selection.after)]
-    before, after = window(*shown, int(spare / CHARS_A_TOKEN))
+    above, below = (text.replace("\r\n", "\n") for text in (selection.before, selection.after))
+    before, after = window(above, below, int(spare / CHARS_A_TOKEN))
     notes = "".join(f"- line {d.line}: {d.message}\n" for d in request.diagnostics)
     around = ""
     if before.strip() or after.strip():

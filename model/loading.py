@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -99,11 +99,11 @@ def _fp32(checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
     c = checkpoint.config
     layers = []
     for n in range(c.layers):
-        linear = {
+        parts: dict[str, Any] = {
             fused: Fp32Linear(_stack(checkpoint, n, names), _bias(checkpoint, n, names))
             for fused, names in FUSED.items()
         }
-        layers.append(Layer(**linear, **_norms(checkpoint, n)))
+        layers.append(Layer(**parts | _norms(checkpoint, n)))
     embedding = checkpoint.tensor("embed.weight")
     head = embedding if c.tied else checkpoint.tensor("head.weight")
     decoder = Decoder(c, layers, embedding, checkpoint.tensor("norm.weight"), Fp32Linear(head))
@@ -126,14 +126,14 @@ def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
 
     layers = []
     for n in range(c.layers):
-        linears = {f: linear(f"layers.{n}.{f}", 2 if f in TWO_DIGITS else 1) for f in FUSED}
+        linears: dict[str, Any] = {f: linear(f"layers.{n}.{f}", 2 if f in TWO_DIGITS else 1) for f in FUSED}
         prefix = f"layers.{n}."
         norms = {
             key.removeprefix(prefix).removesuffix(".weight"): read_tensor(header, key)
             for key in header.regions
             if key.startswith(prefix) and key.endswith("norm.weight")
         }
-        layers.append(Layer(**linears, **norms))
+        layers.append(Layer(**linears | norms))
     weight, scale = read_tensor(header, "head.weight"), read_tensor(header, "head.scale")
     decoder = Decoder(
         c,

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from model import masks
 from model.decoder import Adapter, Decoder, KVCache, Linear
-from model.drafters import Belief, CostCurve, PromptLookup, plan
+from model.drafters import Beliefs, CostCurve, PromptLookup, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
@@ -44,6 +44,14 @@ class Free:
 
     def advance(self, token: int) -> None:
         pass
+
+
+@dataclass(frozen=True)
+class Block:
+    """Places to denoise (None: masked) behind the first `after` clean rows of a forward, which they see."""
+
+    after: int
+    places: Sequence[int | None]
 
 
 @dataclass(frozen=True)
@@ -83,36 +91,34 @@ class Network:
 
     @torch.inference_mode()
     def forward(
-        self, cache: KVCache, clean: Sequence[int], noisy: Sequence[int | None], tail: int
+        self, cache: KVCache, clean: Sequence[int], blocks: Sequence[Block], tail: int
     ) -> tuple[Tensor, Tensor]:
-        """One forward of `clean` tokens, then of a noisy block (None: masked), behind what the cache holds.
+        """One forward of `clean` tokens, then of noisy blocks, behind what the cache holds.
 
-        Returns the scores of the last `tail` clean rows (tail, V) and of the noisy rows (B, S). Nothing is kept in
-        the cache: the caller says how much of it counts.
+        Returns the scores of the last `tail` clean rows (tail, V) and of the noisy rows, block by block (B, S).
+        Nothing is kept in the cache: the caller says how much of it counts.
         """
-        n, b, past = len(clean), len(noisy), cache.length
-        ids_N = torch.tensor([*clean, *(0 if token is None else token for token in noisy)])
-        if self.adapter is None and self.mask_id is not None:
-            ids_N[n:] = torch.tensor(
-                [self.mask_id if token is None else token for token in noisy], dtype=torch.long
-            )
-        x_ND = self.decoder.embed(ids_N)
+        n, past = len(clean), cache.length
+        noisy = [token for block in blocks for token in block.places]
+        stand_in = self.mask_id if self.adapter is None and self.mask_id is not None else 0
+        ids = [*clean, *(stand_in if token is None else token for token in noisy)]
+        positions = [*range(n), *(block.after + place for block in blocks for place in range(len(block.places)))]
+        x_ND = self.decoder.embed(torch.tensor(ids))
         if self.adapter is not None:
-            for place, token in enumerate(noisy):
-                if token is None:
-                    x_ND[n + place] = self.adapter.mask_embedding
-        cache.see(self._mask(n, b, past))
-        gates = [(self.adapter, slice(n, n + b))] if self.adapter is not None and b else []
-        hidden_ND = self.decoder.forward(x_ND, torch.arange(past, past + n + b), cache, gates, tail + b)
+            masked = [n + place for place, token in enumerate(noisy) if token is None]
+            x_ND[masked] = self.adapter.mask_embedding
+        cache.see(self._mask(n, blocks, past))
+        gates = [(self.adapter, slice(n, len(ids)))] if self.adapter is not None and noisy else []
+        hidden_ND = self.decoder.forward(x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy))
         clean_TV = self.decoder.logits(hidden_ND[:tail]) if tail else hidden_ND.new_zeros(0, 0)
         if self.mask_id is not None and tail:
             clean_TV[:, self.mask_id] = -torch.inf
         return clean_TV, self._noisy_logits(hidden_ND[tail:])
 
-    def _mask(self, clean: int, noisy: int, past: int) -> Tensor | None:
-        if clean + noisy == 1 or not clean:
-            return None
-        mask = masks.clean_then_noisy(clean, noisy, past)
+    def _mask(self, clean: int, blocks: Sequence[Block], past: int) -> Tensor | None:
+        if not clean or (clean == 1 and not blocks):
+            return None  # one row, or one block that sees everything
+        mask = masks.clean_then_noisy(clean, [(block.after, len(block.places)) for block in blocks], past)
         if self.block_causal:
             mask[:clean, : past + clean] = masks.block_causal(clean, past, self.block)
         return mask
@@ -120,8 +126,9 @@ class Network:
     def _noisy_logits(self, hidden_BD: Tensor) -> Tensor:
         if not len(hidden_BD):
             return hidden_BD.new_zeros(0, 0)
+        assert self.mask_id is not None  # only a model that diffuses has noisy rows
         if self.draft_head is not None and self.draft_vocab_S is not None:
-            return self.draft_head(hidden_BD).masked_fill_(self.draft_vocab_S == self.mask_id, -torch.inf)
+            return self.draft_head(hidden_BD).masked_fill_(self.draft_vocab_S.eq(self.mask_id), -torch.inf)
         logits_BV = self.decoder.logits(hidden_BD)
         logits_BV[:, self.mask_id] = -torch.inf
         return logits_BV
@@ -235,28 +242,28 @@ def verify(
     run: Run,
     cost: CostCurve,
     lookup: PromptLookup | None = None,
-    beliefs: dict[str, Belief] | None = None,
+    beliefs: Beliefs | None = None,
 ) -> None:
     """Autoregressive decoding, several tokens a forward: the same tokens as one at a time, whatever is drafted.
 
     `pending`: the prompt's last tokens, not yet in the cache (at least one). A forward holds them, the drafted tokens
-    behind them and, where it pays, a masked block behind those. Row i of the clean ones says which token follows;
-    drafts are accepted as long as they agree, and the first row that disagrees still gives its token. When all agree,
-    that token is the first place of the masked block, whose rows draft the ones after it.
+    behind them, and masked blocks. Row i of the clean ones says which token follows; drafts are accepted as long as
+    they agree, and the first row that disagrees still gives its token. That token is the first place of the masked
+    block behind the last accepted draft, if `plan` put one there: its rows draft the tokens after it.
     """
     assert pending, "the prompt has at least one token"
     assert network.speaks_ar, "a merged model has no autoregressive rows"
-    clean, offer, chances, from_lookup = list(pending), [], [], False
-    beliefs = beliefs if beliefs is not None else {}
-    looked = beliefs.setdefault("lookup", Belief(0.75))
-    denoised = beliefs.setdefault("masks", Belief(0.6))
+    clean = list(pending)
+    offer: list[int] = []
+    chances: list[float] = []
+    beliefs = beliefs if beliefs is not None else Beliefs(cost)
+    believed = beliefs.masks
     while not run.interrupted():
         room = run.max_tokens - len(run.tokens)
-        masks_on_offer = min(network.block, room - 2) if network.adapter is not None else 0
-        step = plan(offer[: room - 1], chances, cost, max(0, masks_on_offer), denoised.rate, len(clean))
-        clean_TV, noisy_BS = network.forward(
-            cache, [*clean, *step.drafts], [None] * step.masks, tail=1 + len(step.drafts)
-        )
+        places = max(0, min(network.block, room - 2)) if network.adapter is not None else 0
+        step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean))
+        blocks = [Block(len(clean) + after, [None] * step.masks) for after in step.after]
+        clean_TV, noisy_BS = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
         run.forwards += 1
         accepted, going = 0, True
         picks = run.pick_rows(clean_TV, len(run.tokens))
@@ -269,19 +276,22 @@ def verify(
                 break
             accepted += 1
         cache.keep(len(clean) + accepted)
-        if step.drafts:
-            (looked if from_lookup else denoised).update(accepted, accepted < len(step.drafts) and going)
         if not going:
             break
+        believed.update(accepted, len(step.drafts))
+        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows))
         if lookup is not None:
             lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
         clean = [run.tokens[-1]]
-        offer, chances, from_lookup = [], [], False
-        if lookup is not None and (found := lookup.propose(32)):
-            offer, chances, from_lookup = found, [looked.rate] * len(found), True
-        elif step.masks and accepted == len(step.drafts):
-            best_B = noisy_BS.log_softmax(-1).max(-1)
+        offer, chances, believed = [], [], beliefs.masks
+        if accepted in step.after and step.masks:
+            start = step.after.index(accepted) * step.masks
+            best_B = noisy_BS[start : start + step.masks].log_softmax(-1).max(-1)
             offer, chances = network.drafted(best_B.indices.tolist()), best_B.values.exp().tolist()
+        if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):
+            believed_found = beliefs.lookup.chances(len(found))
+            if worth(believed_found) > worth(chances):
+                offer, chances, believed = found, believed_found, beliefs.lookup
         run.show(offer)
 
 
@@ -310,7 +320,7 @@ def denoise(
         emitted = len(revealed)
         while None in block and not run.interrupted():
             anchored = bool(clean) and network.adapter is not None
-            clean_TV, noisy_BS = network.forward(cache, clean, block, tail=int(anchored))
+            clean_TV, noisy_BS = network.forward(cache, clean, [Block(len(clean), block)], tail=int(anchored))
             run.forwards += 1
             cache.keep(len(clean))
             clean = []

@@ -74,8 +74,8 @@ class Stops:
         """The reason to stop at `text`, the whole filling so far, if there is one; sets `cut`."""
         found: list[tuple[int, StopReason]] = []
         for stop in self.stop:
-            if stop and (at := text.find(stop)) >= 0:
-                found.append((at, "stop_string"))
+            if stop and (start := text.find(stop)) >= 0:
+                found.append((start, "stop_string"))
         if (at := self._line_end(text)) is not None:
             found.append((at, "line"))
         if (at := self._suffix_start(text)) is not None:
@@ -100,9 +100,12 @@ class Stops:
     def _suffix_start(self, text: str) -> int | None:
         if not self.head:
             return None
-        at = text.find(self.head)
-        if at >= 0:
-            return at
+        # A suffix that ends within its first line is only recognised by a line's end: `)` alone may close anything.
+        head = self.head if self.head.endswith("\n") else self.head + "\n"
+        # Where the gap holds whole lines, the suffix's begin where lines do: a `}` within a line is not it.
+        start = text.find(head) if not self.whole_lines else f"\n{text}".find(f"\n{head}")
+        if start >= 0:
+            return start
         if self.head.startswith("\n"):
             # The suffix begins at a line's end: its first filled line, whatever blank lines stand before it.
             line = re.escape(self.head.rstrip("\n").rpartition("\n")[2])

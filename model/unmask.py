@@ -49,10 +49,10 @@ class UnmaskRule:
             return [i for i in range(n) if probability[i] >= self.threshold] or [surest]
         if self.name == "top_k":
             return sorted(sorted(range(n), key=lambda i: (-probability[i], i))[: int(self.threshold)])
-        order, chosen, total = sorted(range(n), key=lambda i: (entropy[i], i)), [], 0.0
-        for (
-            i
-        ) in order:  # ascending, so the largest of the sum is the newest: what counts is the sum before it
+        chosen: list[int] = []
+        total = 0.0
+        # Ascending, so the largest of the sum is the newest: what counts is the sum before it.
+        for i in sorted(range(n), key=lambda i: (entropy[i], i)):
             if chosen and total > self.threshold:
                 break
             chosen.append(i)
