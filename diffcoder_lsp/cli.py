@@ -170,6 +170,15 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     listing.set_defaults(run=_model_list)
 
+    lsp = commands.add_parser("lsp", help="the language server, which editors start")
+    lsp.add_argument(
+        "--model", metavar="NAME", help="a name of `diffcoder model list`, whatever the settings say"
+    )
+    lsp.add_argument(
+        "--stdio", action="store_true", help="speak on standard input and output, as it always does"
+    )
+    lsp.set_defaults(run=_lsp)
+
     doctor = commands.add_parser("doctor", help="what works on this machine, and what to do about the rest")
     doctor.add_argument("--json", action="store_true", help="print a JSON array")
     _add_model(doctor)
@@ -384,6 +393,12 @@ def _model_remove(options: argparse.Namespace) -> int:
 
     print(f"{options.name} is removed, {store.remove(options.name) / 1e6:,.0f} MB are free again")
     return 0
+
+
+def _lsp(options: argparse.Namespace) -> int:
+    from diffcoder_lsp.server import main as serve
+
+    return serve(options.model)
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -1,0 +1,115 @@
+"""Edit with an instruction: the lines of a selection, rewritten; whatever the model says, nothing else changes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from diffcoder_lsp.applying import Change
+from diffcoder_lsp.context import Secrets
+from diffcoder_lsp.documents import Document
+from diffcoder_lsp.edits import replace_lines
+from diffcoder_lsp.lines import content
+from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Range
+from diffcoder_lsp.scan import visible
+from diffcoder_lsp.session import Session
+from model.schema import Diagnostic, DiffcoderError, EditRequest, Limits
+
+KIND = "refactor.rewrite"
+MAX_INSTRUCTION = 4000
+AROUND_CHARS = 24_000
+"""Text on each side of the selection that is sent: more than any window holds."""
+_TITLE_CHARS = 60
+_COMMENT = re.compile(r"\s*(?:#|//|--|;)+\s*(\S.{2,})")
+
+
+def title(text: str) -> str:
+    """A sentence that fits a menu."""
+    text = " ".join(text.split())
+    return text if len(text) <= _TITLE_CHARS else text[: _TITLE_CHARS - 1] + "…"
+
+
+def selected_lines(document: Document, range: Range) -> tuple[int, int]:
+    """First and last line, from 0, that a selection touches; one that ends at a line's start leaves that line out."""
+    start, end = document.span(range)
+    first, last = document.line_at(start), document.line_at(end)
+    if last > first and end == document.line_start(last):
+        last -= 1
+    return first, last
+
+
+def actions(
+    session: Session, document: Document, params: CodeActionParams
+) -> list[tuple[CodeAction, str, Any]]:
+    """What can be done with a selection: (the action, its command, the command's argument)."""
+    if params.range.start == params.range.end:
+        return []
+    first, _ = selected_lines(document, params.range)
+    offers = list(session.settings.edit.instructions)
+    for number in (first, first - 1):
+        if number >= 0 and (match := _COMMENT.fullmatch(content(document.lines[number]))):
+            offers.insert(0, match[1].strip())
+            break
+    return [
+        (
+            CodeAction(title(f"diffcoder: {offer}"), KIND),
+            "diffcoder.edit",
+            EditArguments(document.uri, params.range, offer),
+        )
+        for offer in offers
+    ]
+
+
+def noted(document: Document, raw: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
+    """Line (from 0) and message of each diagnostic that has both."""
+    found = []
+    for each in raw:
+        place = each.get("range")
+        line = place.get("start", {}).get("line") if isinstance(place, dict) else None
+        if isinstance(line, int) and 0 <= line < len(document.lines) and isinstance(each.get("message"), str):
+            found.append((line, each["message"][:500]))
+    return found
+
+
+async def changes(session: Session, document: Document, arguments: EditArguments) -> list[Change]:
+    """What the model makes of the lines of a selection."""
+    instruction = arguments.instruction.strip()
+    if not instruction:
+        raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
+    if len(instruction) > MAX_INSTRUCTION:
+        raise DiffcoderError(
+            "bad_request",
+            f"The instruction has {len(instruction):,} characters: use at most {MAX_INSTRUCTION:,}.",
+        )
+    first, last = selected_lines(document, arguments.range)
+    a, b = document.line_start(first), document.line_start(last + 1)
+    top = document.line_at(max(0, a - AROUND_CHARS)) if a > AROUND_CHARS else 0
+    bottom = document.line_at(min(len(document.text), b + AROUND_CHARS))
+    secrets = Secrets()
+    before = "".join(document.lines[top : bottom + 1])
+    request = EditRequest(
+        before=secrets.hide(before),
+        start=first - top + 1,
+        end=last - top + 1,
+        instruction=secrets.hide(instruction),
+        language=document.language,
+        path=document.path.rpartition("/")[2],
+        diagnostics=tuple(
+            Diagnostic(line - top + 1, secrets.hide(message))
+            for line, message in noted(document, arguments.diagnostics)
+            if top <= line <= bottom
+        ),
+        limits=Limits(max_tokens=session.settings.edit.max_tokens),
+    )
+    answer = await session.link.edit(document.uri, request, session.drafts(document, a, "edit"))
+    if session.settings.drafts:
+        session.send_draft(document, a, "edit", answer.replacement, [], done=True)
+    if answer.stop_reason not in ("end_token", "stop_string"):
+        raise DiffcoderError(
+            "unfinished", "The model did not come to an end: select fewer lines, or ask for less."
+        )
+    old = document.text[a:b]
+    text = visible(secrets.reveal(answer.replacement), old)
+    new = replace_lines(document.text, first + 1, last + 1, text)
+    return [Change(a, b, new[a : len(new) - (len(document.text) - b)])]

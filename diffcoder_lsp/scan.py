@@ -1,0 +1,100 @@
+"""What the text around a place looks like to the eye: inside a string or comment, which brackets are open.
+
+Rules of thumb on characters, by language where it matters: fast enough for every keystroke, never a parser.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_HASH = frozenset(
+    "python ruby bash perl r yaml toml makefile dockerfile cmake powershell elixir julia".split()  # noqa: SIM905
+)
+_DASH = frozenset(["sql", "lua", "haskell"])
+_PROSE = frozenset({"markdown", "plaintext", "html", "xml", "json", "latex", "rst", None})
+_MOST = 200_000
+"""Characters before a place that are looked at."""
+
+_TRIPLE = r'"""(?:\\.|[^\\])*?(?:"""|\Z)|' + r"'''(?:\\.|[^\\])*?(?:'''|\Z)"
+_QUOTED = r'"(?:\\.|[^"\\\n])*(?:"|\Z|(?=\n))|' + r"'(?:\\.|[^'\\\n])*(?:'|\Z|(?=\n))"
+_TICKED = r"`(?:\\.|[^`\\])*(?:`|\Z)"
+
+
+def _literals(language: str | None) -> re.Pattern[str]:
+    """Strings and comments; one that is not closed runs to the end of the text."""
+    if language in _HASH:
+        parts = [_TRIPLE, r"#[^\n]*", _QUOTED]
+    elif language in _DASH:
+        parts = [r"--[^\n]*", _QUOTED]
+    else:
+        parts = [r"//[^\n]*", r"/\*(?s:.)*?(?:\*/|\Z)", _QUOTED, _TICKED]
+        if language in ("rust", "c", "cpp", "java", "go", "haskell", "ocaml"):
+            # 'a marks a lifetime, not a string; a character is short.
+            parts[2] = r'"(?:\\.|[^"\\\n])*(?:"|\Z|(?=\n))' + r"|'(?:\\.[^'\n]{0,8}|[^'\\\n])'"
+    return re.compile("|".join(parts), re.DOTALL)
+
+
+_PATTERNS: dict[str | None, re.Pattern[str]] = {}
+
+
+def in_literal(prefix: str, language: str | None) -> bool:
+    """Whether text written behind `prefix` would stand in a string or a comment."""
+    if language in _PROSE:
+        return False
+    if len(prefix) > _MOST:
+        prefix = prefix[prefix.find("\n", len(prefix) - _MOST) + 1 :]
+    if language not in _PATTERNS:
+        _PATTERNS[language] = _literals(language)
+    last = None
+    for last in _PATTERNS[language].finditer(prefix):  # noqa: B007
+        pass
+    if last is None or last.end() < len(prefix):
+        return False
+    text = last.group()
+    if text.startswith(("#", "--", "//")):
+        return True
+    for opener, closer in (('"""', '"""'), ("'''", "'''"), ("/*", "*/"), ("`", "`"), ('"', '"'), ("'", "'")):
+        if text.startswith(opener):
+            closed = len(text) >= len(opener) + len(closer) and text.endswith(closer)
+            return not closed or (len(closer) == 1 and _escaped(text))
+    return False
+
+
+def _escaped(text: str) -> bool:
+    """Whether the last character of a string is escaped."""
+    before = text[:-1]
+    return (len(before) - len(before.rstrip("\\"))) % 2 == 1
+
+
+def unmatched(text: str) -> tuple[str, str]:
+    """The closing brackets of `text` that nothing in it opens, and the opening ones that nothing closes."""
+    pairs = {")": "(", "]": "[", "}": "{"}
+    closers, stack = "", ""
+    for char in text:
+        if char in "([{":
+            stack += char
+        elif char in pairs:
+            if stack.endswith(pairs[char]):
+                stack = stack[:-1]
+            elif not stack:
+                closers += char
+    return closers, stack
+
+
+_KEPT = "\t\n\r"
+_JOINERS = "‌‍️"  # within emoji and some scripts these carry meaning
+
+
+def visible(text: str, known: str = "") -> str:
+    """`text` without the control and format characters (bidirectional ones, invisible ones) that `known`, the text
+    it replaces, did not have."""
+    if text.isascii() and text.isprintable():
+        return text
+
+    def shown(char: str) -> bool:
+        if char in _KEPT or char in _JOINERS or char in known:
+            return True
+        return unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp", "Co", "Cs")
+
+    return "".join(filter(shown, text))

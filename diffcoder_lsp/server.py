@@ -1,0 +1,475 @@
+"""`diffcoder lsp`: one client's session over standard input and output. Each handler parses, calls and answers.
+
+Works together what the other files know: the connection (rpc.py), the documents, the settings, the engine and the
+features. The session ends when the client says so, closes the stream, or dies.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+
+from diffcoder_lsp import settings as settings_module
+from diffcoder_lsp.applying import Client, applied, moved, smallest, workspace_edit
+from diffcoder_lsp.context import Ignored
+from diffcoder_lsp.documents import Document, Documents, path_of
+from diffcoder_lsp.engine_client import AsyncEngineClient
+from diffcoder_lsp.engine_link import EngineLink, shown
+from diffcoder_lsp.features import edit, fix, gapfill, implement
+from diffcoder_lsp.features.complete import Complete
+from diffcoder_lsp.features.inline import Inline
+from diffcoder_lsp.features.pull import Pull
+from diffcoder_lsp.progress import Bar, Bars
+from diffcoder_lsp.protocol import (
+    CodeAction,
+    CodeActionParams,
+    Command,
+    CompletionParams,
+    DidChangeConfigurationParams,
+    DidChangeParams,
+    DidOpenParams,
+    DocumentParams,
+    EditArguments,
+    EditResult,
+    ExecuteCommandParams,
+    FillGapsArguments,
+    ImplementArguments,
+    InitializeParams,
+    InlineCompletionParams,
+    ProgressCancelParams,
+    ShowPromptArguments,
+    StatusParams,
+)
+from diffcoder_lsp.rpc import (
+    CONTENT_MODIFIED,
+    INVALID_PARAMS,
+    INVALID_REQUEST,
+    NOT_INITIALIZED,
+    Connection,
+    ReplyError,
+)
+from diffcoder_lsp.session import Session
+from model.schema import DiffcoderError
+
+log = logging.getLogger(__name__)
+
+WATCH_SECONDS = 1.0
+ENCODINGS = ("utf-8", "utf-16", "utf-32")
+TRIGGERS = list(".(,=:[{ ")
+_ERROR, _WARNING = 1, 2
+_EDITS: dict[str, Any] = {
+    "diffcoder.edit": EditArguments,
+    "diffcoder.implement": ImplementArguments,
+    "diffcoder.fillGaps": FillGapsArguments,
+}
+COMMANDS = [*_EDITS, "diffcoder.showPrompt", "diffcoder.pause", "diffcoder.resume"]
+
+
+class Server:
+    """One session. `done` is set with the exit status when it is over."""
+
+    def __init__(self, connection: Connection, model: str | None = None):
+        self.connection = connection
+        self.client = Client()
+        self.status: int | None = None
+        self._asked = InitializeParams()
+        self._state = "new"
+        self._layers: dict[str, Any] = {"diffcoder lsp": {"model": model} if model else None}
+        self._told: set[str] = set()
+        self._bars = Bars(connection, lambda: bool(self._asked.can("window.workDoneProgress")))
+        self._starting: Bar | None = None
+        self._loop = asyncio.get_running_loop()
+        self.session = Session(Documents(), self._link(model or "default"), connection.notify)
+        self.inline = Inline(self.session)
+        self.complete = Complete(self.session, self.inline)
+        self._pull = Pull(connection, self._bars, self._use_model, lambda: self.session.link.retry())
+        connection.refuse = self._refuse
+        connection.on_failure = self._on_failure
+        for method, handler, params in self._methods():
+            connection.on(method, handler, params)
+
+    def _methods(self) -> list[tuple[str, Callable[..., Any], Any]]:
+        return [
+            ("initialize", self._initialize, InitializeParams),
+            ("initialized", self._initialized, Any),
+            ("shutdown", self._shutdown, Any),
+            ("exit", self._exit, Any),
+            ("$/setTrace", lambda params: None, Any),
+            (
+                "workspace/didChangeConfiguration",
+                self._did_change_configuration,
+                DidChangeConfigurationParams,
+            ),
+            ("workspace/didChangeWorkspaceFolders", lambda params: self._read_settings_again(), Any),
+            ("textDocument/didOpen", self._did_open, DidOpenParams),
+            ("textDocument/didChange", self._did_change, DidChangeParams),
+            ("textDocument/didClose", self._did_close, DocumentParams),
+            ("textDocument/didSave", self._did_save, DocumentParams),
+            ("textDocument/inlineCompletion", self.inline.answer, InlineCompletionParams),
+            ("textDocument/completion", self.complete.answer, CompletionParams),
+            ("textDocument/codeAction", self._code_action, CodeActionParams),
+            ("codeAction/resolve", self._resolve, CodeAction),
+            ("workspace/executeCommand", self._execute, ExecuteCommandParams),
+            (
+                "window/workDoneProgress/cancel",
+                lambda params: self._bars.cancel(params.token),
+                ProgressCancelParams,
+            ),
+            ("diffcoder/status", lambda params: self.session.status(), Any),
+        ]
+
+    # Life
+
+    def _refuse(self, method: str) -> ReplyError | None:
+        if self._state == "new" and method != "initialize":
+            return ReplyError(NOT_INITIALIZED, "The server is not initialized: send initialize first.")
+        if self._state == "shut down":
+            return ReplyError(INVALID_REQUEST, "The server is shutting down: only exit may follow.")
+        return None
+
+    def _initialize(self, params: InitializeParams) -> dict[str, Any]:
+        if self._state != "new":
+            raise ReplyError(INVALID_REQUEST, "The server is initialized already.")
+        self._state = "ready"
+        self._asked, self.client = params, Client.of(params)
+        offered = params.can("general.positionEncodings")
+        offered = offered if isinstance(offered, list) else []
+        encoding = next((each for each in offered if each in ENCODINGS), "utf-16")
+        self.session.documents.encoding = encoding
+        self._layers["initializationOptions"] = params.initialization_options
+        self._read_settings()
+        if self.session.settings.model != self.session.link.model:
+            self._use_model(self.session.settings.model)
+        capabilities: dict[str, Any] = {
+            "positionEncoding": encoding,
+            "textDocumentSync": {"openClose": True, "change": 2, "save": {"includeText": False}},
+            "inlineCompletionProvider": {},
+            "codeActionProvider": {
+                "codeActionKinds": [fix.KIND, edit.KIND],
+                "resolveProvider": self.client.resolves,
+            },
+            "executeCommandProvider": {"commands": COMMANDS},
+            "workspace": {"workspaceFolders": {"supported": True, "changeNotifications": True}},
+        }
+        wanted = self.session.settings.completion.enable
+        if wanted == "always" or (wanted == "auto" and params.can("textDocument.inlineCompletion") is None):
+            capabilities["completionProvider"] = {"triggerCharacters": TRIGGERS}
+        if params.process_id is not None:
+            self.connection.spawn(self._watch(params.process_id))
+        return {"capabilities": capabilities, "serverInfo": {"name": "diffcoder", "version": _version()}}
+
+    def _initialized(self, _: Any) -> Coroutine[Any, Any, None]:
+        return self._settle()
+
+    async def _settle(self) -> None:
+        """What comes after the handshake: the client's settings, and what the first request would wait for."""
+        if self._asked.can("workspace.didChangeConfiguration.dynamicRegistration"):
+            registration = {"id": "diffcoder/settings", "method": "workspace/didChangeConfiguration"}
+            registration["registerOptions"] = {"section": "diffcoder"}  # type: ignore[assignment]
+            self.connection.spawn(
+                self._tolerant(
+                    self.connection.request("client/registerCapability", {"registrations": [registration]})
+                )
+            )
+        await self._fetch_settings()
+        self.session.tell()
+        await asyncio.to_thread(importlib.import_module, "httpx")
+
+    def _shutdown(self, _: Any) -> None:
+        self._state = "shut down"
+
+    def _exit(self, _: Any) -> None:
+        self.status = 0 if self._state == "shut down" else 1
+        self.connection.closed.set()
+
+    async def _watch(self, pid: int) -> None:
+        """End when the client's process has gone, even if its end of the stream stays open."""
+        while _lives(pid):
+            await asyncio.sleep(WATCH_SECONDS)
+        self.connection.closed.set()
+
+    async def _tolerant(self, work: Coroutine[Any, Any, Any]) -> Any:
+        try:
+            return await work
+        except ReplyError:
+            return None
+
+    # Settings
+
+    async def _fetch_settings(self) -> None:
+        if self._asked.can("workspace.configuration"):
+            items = {"items": [{"section": "diffcoder"}]}
+            answer = await self._tolerant(self.connection.request("workspace/configuration", items))
+            self._layers["editor settings"] = answer[0] if isinstance(answer, list) and answer else None
+            self._read_settings()
+
+    def _did_change_configuration(self, params: DidChangeConfigurationParams) -> Any:
+        sent = params.settings
+        if isinstance(sent, dict) and "diffcoder" in sent:
+            self._layers["editor settings"] = sent["diffcoder"]
+            self._read_settings()
+            return None
+        return self._fetch_settings()
+
+    def _read_settings_again(self) -> None:
+        self._read_settings()
+
+    def _read_settings(self) -> None:
+        """Settings from where they may come: the workspace's file (if it is trusted), the client's options, its
+        settings, the command line; a later one wins."""
+        named = [self._layers.get(name) for name in ("initializationOptions", "editor settings")]
+        trusted = not any(isinstance(layer, dict) and layer.get("trusted") is False for layer in named)
+        folders = [Path(path_of(folder)) for folder in self._folders()]
+        layers: list[tuple[str, Any]] = []
+        problems: list[str] = []
+        if trusted and folders:
+            own, problem = settings_module.from_file(folders[0])
+            if isinstance(own, dict) and "trusted" in own:
+                problems.append(f"{settings_module.FILE}: a workspace cannot say that it is trusted.")
+                del own["trusted"]
+            layers.append((settings_module.FILE, own))
+            problems += [problem] if problem else []
+        for name in ("initializationOptions", "editor settings", "diffcoder lsp"):
+            layers.append((name, self._layers.get(name)))
+        self.session.settings, found = settings_module.merged(layers)
+        self.session.ignored = Ignored(folders)
+        for problem in problems + found:
+            self._say(problem, _WARNING)
+
+    def _folders(self) -> list[str]:
+        asked = self._asked
+        if asked.workspace_folders:
+            return [folder.uri for folder in asked.workspace_folders]
+        root = asked.root_uri or asked.root_path
+        return [root] if root else []
+
+    # Documents
+
+    def _did_open(self, params: DidOpenParams) -> None:
+        item = params.text_document
+        self.session.documents.open(item.uri, item.text, item.version, item.language_id)
+
+    def _did_change(self, params: DidChangeParams) -> None:
+        identifier = params.text_document
+        self.session.documents.change(identifier.uri, params.content_changes, identifier.version)
+
+    def _did_close(self, params: DocumentParams) -> None:
+        self.session.documents.close(params.text_document.uri)
+        self.inline.forget(params.text_document.uri)
+
+    def _did_save(self, params: DocumentParams) -> None:
+        if os.path.basename(path_of(params.text_document.uri)) == settings_module.FILE:
+            self._read_settings()
+
+    # Code actions and commands
+
+    def _code_action(self, params: CodeActionParams) -> list[CodeAction]:
+        document = self.session.documents.get(params.text_document.uri)
+        if document is None or self.session.why_not(document) is not None:
+            return []
+        offers = [
+            *fix.actions(document, params),
+            *implement.actions(document, params),
+            *edit.actions(self.session, document, params),
+        ]
+        only = params.context.only
+        result = []
+        for action, command, argument in offers:
+            if only is not None and not any(
+                action.kind == kind or action.kind.startswith(f"{kind}.") for kind in only
+            ):
+                continue
+            call = Command(action.title, command, [argument])
+            if self.client.resolves:
+                data = {"command": command, "argument": argument, "version": document.version}
+                result.append(msgspec.structs.replace(action, data=data))
+            else:
+                result.append(msgspec.structs.replace(action, command=call))
+        return result
+
+    def _resolve(self, action: CodeAction) -> Any:
+        data = action.data if isinstance(action.data, dict) else {}
+        command, kind = data.get("command"), _EDITS.get(str(data.get("command")))
+        if kind is None:
+            raise ReplyError(INVALID_PARAMS, "This code action is none of ours.")
+        argument = _argument(kind, data.get("argument"))
+        document = self.session.document(argument.uri)
+        if document.version != data.get("version"):
+            raise ReplyError(CONTENT_MODIFIED, "The text has changed since the action was offered.")
+        return self._resolved(action, document, self._changes(str(command), document, argument))
+
+    async def _resolved(
+        self, action: CodeAction, document: Document, work: Coroutine[Any, Any, Any]
+    ) -> CodeAction:
+        changes = await work
+        current = self.session.documents.get(document.uri)
+        if current is None or (changes and not (changes := moved(document, current, changes))):
+            raise ReplyError(CONTENT_MODIFIED, "The text changed while the model was at work.")
+        made = smallest(current, changes)
+        if not made:
+            raise DiffcoderError("unchanged", "The model left the text as it is.")
+        return msgspec.structs.replace(
+            action, edit=workspace_edit(current, made, action.title, self.client), data=None
+        )
+
+    def _execute(self, params: ExecuteCommandParams) -> Any:
+        arguments = params.arguments or []
+        first = arguments[0] if arguments else {}
+        if params.command in _EDITS:
+            argument = _argument(_EDITS[params.command], first)
+            document = self.session.document(argument.uri)
+            return self._edited(document, params.command, self._changes(params.command, document, argument))
+        if params.command == "diffcoder.showPrompt":
+            return self._prompt(_argument(ShowPromptArguments, first))
+        if params.command in ("diffcoder.pause", "diffcoder.resume"):
+            return self._set_paused(params.command == "diffcoder.pause")
+        raise ReplyError(INVALID_PARAMS, f"There is no command {params.command!r}.")
+
+    def _changes(self, command: str, document: Document, argument: Any) -> Coroutine[Any, Any, Any]:
+        """The changes that a command makes of a document, as a coroutine; what is wrong with it is raised now."""
+        if command == "diffcoder.edit":
+            return edit.changes(self.session, document, argument)
+        places = (
+            gapfill.stub(document, argument)
+            if command == "diffcoder.implement"
+            else gapfill.gaps(document, argument)
+        )
+        return gapfill.changes(self.session, document, places)
+
+    async def _edited(self, document: Document, command: str, work: Coroutine[Any, Any, Any]) -> EditResult:
+        changes = await work
+        return await applied(
+            document, changes, f"diffcoder: {command.partition('.')[2]}",
+            self.session.documents, self.client, self.connection.request,
+        )  # fmt: skip
+
+    def _prompt(self, argument: ShowPromptArguments) -> str | None:
+        prompts = self.session.link.prompts
+        uri = argument.uri if argument.uri is not None else next(reversed(prompts), None)
+        return shown(prompts[uri]) if uri in prompts else None
+
+    def _set_paused(self, paused: bool) -> StatusParams:
+        self.session.paused = paused
+        self.session.tell("paused" if paused else "none")
+        return self.session.status()
+
+    # The engine
+
+    def _link(self, model: str) -> EngineLink:
+        def on_progress(what: str, _: float) -> None:  # on the thread that waits for the engine
+            self._loop.call_soon_threadsafe(self._report_start, what)
+
+        client = AsyncEngineClient(model, on_progress=on_progress)
+        return EngineLink(client, self._on_engine, self._on_problem)
+
+    def _use_model(self, name: str) -> None:
+        old, self.session.link = self.session.link, self._link(name)
+        self.connection.spawn(old.close())
+
+    def _report_start(self, what: str) -> None:
+        if self.session.link.state == "starting":
+            if self._starting is None:
+                self._starting = self._bars.begin("diffcoder")
+            if self._starting is not None:
+                self._starting.report(what)
+
+    def _on_engine(self) -> None:
+        if self.session.link.state != "starting" and self._starting is not None:
+            self._bars.end(self._starting)
+            self._starting = None
+        self.session.tell()
+
+    def _on_problem(self, error: DiffcoderError) -> None:
+        if error.code == "model_missing":
+            self.session.tell("no_model")
+            self._pull.offer(self.session.link.model)
+        else:
+            self.connection.notify(
+                "window/showMessage", {"type": _ERROR, "message": f"diffcoder: {error.message}"}
+            )
+
+    # Messages
+
+    def _on_failure(self, method: str, error: Exception) -> None:
+        self.session.link.last_error = f"{method}: {type(error).__name__}: {error}"
+
+    def _say(self, message: str, kind: int) -> None:
+        """Show a message, once a session."""
+        if message not in self._told:
+            self._told.add(message)
+            self.connection.notify("window/showMessage", {"type": kind, "message": f"diffcoder: {message}"})
+
+    async def close(self) -> None:
+        await self.connection.close()
+        await self.session.link.close()
+
+
+def _argument(kind: Any, value: Any) -> Any:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        raise ReplyError(INVALID_PARAMS, f"The argument is not what the command takes ({error}).") from None
+
+
+def _version() -> str:
+    from importlib.metadata import version
+
+    return version("diffcoder")
+
+
+def _lives(pid: int) -> bool:
+    if sys.platform == "win32":
+        return True  # there the stream's end is the sign
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    try:
+        with open(f"/proc/{pid}/stat", "rb") as file:  # a zombie is a process that nobody has buried
+            return file.read().rpartition(b")")[2].split()[0] != b"Z"
+    except OSError:
+        return True
+
+
+async def serve(reader: BinaryIO, writer: BinaryIO, model: str | None = None) -> int:
+    """Serve one client until it has gone; the exit status the protocol asks for."""
+    connection = Connection(reader, writer)
+    server = Server(connection, model)
+    connection.start()
+    parent = os.getppid()
+    while not connection.closed.is_set() and os.getppid() == parent:
+        try:
+            async with asyncio.timeout(WATCH_SECONDS):
+                await connection.closed.wait()
+        except TimeoutError:
+            continue
+    try:
+        async with asyncio.timeout(3.0):
+            await server.close()
+    except TimeoutError:
+        log.warning("the session's last requests did not end in time")
+    return 1 if server.status is None else server.status
+
+
+def main(model: str | None = None) -> int:
+    """Serve the client at the other end of standard input and output. Whatever else prints goes to the log."""
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
+    )
+    reader = os.fdopen(os.dup(0), "rb")
+    writer = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    # Not asyncio.run, which at its end waits for every thread, an engine's start included.
+    status = asyncio.new_event_loop().run_until_complete(serve(reader, writer, model))
+    logging.shutdown()
+    os._exit(status)  # threads that wait for a stream or a starting engine would hold the process
