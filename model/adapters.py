@@ -7,7 +7,6 @@ A file is safetensors: `layers.N.<linear>.lora_A` (R, in) and `.lora_B` (out, R)
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,7 +41,12 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
         raise DiffcoderError(
             "bad_adapter", f"{path} was trained for another base model: use it with that model."
         )
-    rank, scale = int(json.loads(facts["rank"])), float(json.loads(facts["scale"]))
+    try:
+        rank, scale = int(facts["rank"]), float(facts["scale"])
+    except (KeyError, ValueError):
+        raise DiffcoderError(
+            "bad_adapter", f"{path} does not say its rank and scale: train it again."
+        ) from None
     q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
     d, m = config.width, config.mlp_width
     sizes = {
@@ -57,9 +61,10 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
 
     def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         region = header.regions.get(name)
-        if region is None or tuple(region.shape) != shape:
+        if region is None or tuple(region.shape) != shape or region.kind not in ("F32", "F16", "BF16"):
             raise DiffcoderError(
-                "bad_adapter", f"{path} does not fit this base model ({name} should be {shape})."
+                "bad_adapter",
+                f"{path} does not fit this base model ({name} should be {shape}): use it with its own.",
             )
         return read_tensor(header, name).float()
 
@@ -78,6 +83,11 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
     )
     if vocab.ndim != 1 or not len(vocab) or vocab.min() < 0 or vocab.max() >= config.vocab:
         raise DiffcoderError(
-            "bad_adapter", f"{path} drafts from a vocabulary that this base model does not have."
+            "bad_adapter",
+            f"{path} drafts from a vocabulary that this base model does not have: use it with its own.",
         )
-    return AdapterFile(Adapter(pairs, tensor("mask_embedding", (d,))), vocab)
+    adapter = Adapter(pairs, tensor("mask_embedding", (d,)))
+    weights = [weight for layer in pairs for pair in layer.values() for weight in pair]
+    if not all(weight.isfinite().all() for weight in (*weights, adapter.mask_embedding)):
+        raise DiffcoderError("bad_adapter", f"{path} holds a weight that is not a number: train it again.")
+    return AdapterFile(adapter, vocab)

@@ -44,6 +44,11 @@ class Config:
     context: int
 
 
+# Matrix products below these sizes go to kernels of the BLAS that add up in another order, and a row's result would
+# depend on its neighbours: found by trying every size (MKL 2024.2, AVX2; tests/model/test_decoder.py holds it).
+LEAST_ROWS, LEAST_KEYS = 8, 16
+
+
 class Attention(Protocol):
     """What a forward attends to. Called once a layer with the new rows; decides what they see and what is kept."""
 
@@ -184,13 +189,16 @@ def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor 
     """
     n, heads, e = q_NHE.shape
     k = keys_KTE.shape[0]
-    q = q_NHE.reshape(n, k, heads // k, e).permute(1, 0, 2, 3).reshape(k, -1, e) * e**-0.5
-    scores = torch.bmm(q, keys_KTE.transpose(1, 2)).view(k, n, heads // k, -1)
+    g = heads // k
+    q = q_NHE.reshape(n, k, g, e).permute(1, 0, 2, 3).reshape(k, n * g, e) * e**-0.5
+    if n * g < LEAST_ROWS:
+        q = F.pad(q, (0, 0, 0, LEAST_ROWS - n * g))
+    scores = torch.bmm(q, keys_KTE.transpose(1, 2))
     if bias_NT is not None:
         start = scores.shape[-1] - bias_NT.shape[-1]
-        scores[..., start:] += bias_NT[:, None]
-    out = torch.bmm(scores.softmax(-1).view(k, n * (heads // k), -1), values_KTE)
-    return out.view(k, n, heads // k, e).permute(1, 0, 2, 3).reshape(n, heads, e)
+        scores[:, : n * g].view(k, n, g, -1)[..., start:] += bias_NT[:, None]
+    out = torch.bmm(scores.softmax(-1), values_KTE)[:, : n * g]
+    return out.view(k, n, g, e).permute(1, 0, 2, 3).reshape(n, heads, e)
 
 
 class KVCache:
@@ -201,7 +209,7 @@ class KVCache:
     """
 
     def __init__(self, config: Config, capacity: int):
-        shape = (config.layers, config.kv_heads, capacity, config.head_dim)
+        shape = (config.layers, config.kv_heads, max(capacity, LEAST_KEYS), config.head_dim)
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.capacity, self.length = capacity, 0
         self._bias: Tensor | None = None
@@ -231,4 +239,7 @@ class KVCache:
         if not len(q_NHE):
             return q_NHE
         bias = None if self._bias is None else self._bias[-len(q_NHE) :]
+        if end < LEAST_KEYS:
+            hidden = torch.full((len(q_NHE), LEAST_KEYS - end), -torch.inf)
+            bias, end = hidden if bias is None else torch.cat([bias, hidden], 1), LEAST_KEYS
         return attend(q_NHE, keys[:, :end], values[:, :end], bias)

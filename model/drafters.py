@@ -10,23 +10,23 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 
-@dataclass(frozen=True)
 class CostCurve:
     """Milliseconds of a forward by its number of rows, measured at a few sizes and interpolated between them."""
 
-    ms: Mapping[int, float]
+    def __init__(self, ms: Mapping[int, float]):
+        self.ms = dict(ms)
+        self._sizes = sorted(ms)
 
+    @cache  # noqa: B019 - an engine has one curve and some hundred row counts
     def __call__(self, rows: int) -> float:
-        sizes = sorted(self.ms)
+        sizes = self._sizes
         at = bisect_left(sizes, rows)
         if at == 0:
             return self.ms[sizes[0]]
-        if at == len(sizes):
-            low, high = sizes[-2:]
-        else:
-            low, high = sizes[at - 1], sizes[at]
+        low, high = sizes[-2:] if at == len(sizes) else (sizes[at - 1], sizes[at])
         slope = (self.ms[high] - self.ms[low]) / (high - low)
         return self.ms[low] + slope * (rows - low)
 
@@ -62,47 +62,89 @@ class PromptLookup:
         return [self._text[at + n % period] for n in range(longest)]
 
 
-@dataclass
 class Belief:
-    """Running estimate of how likely a drafter's next token is accepted, each token given those before it."""
+    """Running estimates of how likely a drafter's tokens are accepted: of its first one, of its second given the
+    first, and so on; what lies deeper than `depths` is taken to be like the last of them."""
 
-    rate: float
-    weight: float = 8.0
+    def __init__(self, rates: Sequence[float], weight: float = 12.0):
+        self._rates, self._weight = list(rates), weight
 
-    def update(self, accepted: int, rejected: bool) -> None:
-        for outcome in [1.0] * accepted + [0.0] * rejected:
-            self.rate += (outcome - self.rate) / self.weight
+    def update(self, accepted: int, drafted: int) -> None:
+        """Learn from a forward that accepted the first `accepted` of `drafted` tokens."""
+        for depth in range(min(accepted + 1, drafted)):
+            at = min(depth, len(self._rates) - 1)
+            self._rates[at] += (float(depth < accepted) - self._rates[at]) / self._weight
+
+    def chances(self, count: int) -> list[float]:
+        """The probabilities of the next `count` tokens, each given those before it."""
+        return [self._rates[min(depth, len(self._rates) - 1)] for depth in range(count)]
+
+
+class Beliefs:
+    """What an engine has learnt of its drafters and of its own pace; it outlives a request."""
+
+    def __init__(self, cost: CostCurve):
+        self.masks = Belief([0.6, 0.5, 0.45, 0.4])
+        self.lookup = Belief([0.5, 0.6, 0.7, 0.8])
+        self.pace = 1.2 / cost(1)
+        """Tokens a millisecond, in the long run: what a millisecond is worth."""
+
+    def keep_pace(self, tokens: int, ms: float) -> None:
+        self.pace += (tokens / ms - self.pace) / 50.0
+
+
+def worth(chances: Sequence[float]) -> float:
+    """How many of the tokens are expected to be accepted: the sum of the running products."""
+    total, sure = 0.0, 1.0
+    for chance in chances:
+        sure *= chance
+        total += sure
+    return total
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the next forward carries: drafted tokens to verify, and how many masked places behind them."""
+    """What the next forward carries: drafted tokens to verify, and a block of `masks` masked places behind the first
+    i drafts for every i of `after` (ascending)."""
 
     drafts: tuple[int, ...]
+    after: tuple[int, ...]
     masks: int
+
+    @property
+    def rows(self) -> int:
+        return len(self.drafts) + len(self.after) * self.masks
+
+
+MOST_BLOCKS = 3  # in one forward
 
 
 def plan(
-    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, block: int, rate: float, rows: int
+    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, beliefs: Beliefs, block: int, rows: int
 ) -> Plan:
-    """The forward that is expected to commit most tokens a millisecond.
+    """The forward with the highest expected gain: tokens it commits, and tokens that its masks will have drafted for the
+    one after it, less what its milliseconds are worth at the engine's pace.
 
-    `chances[i]`: probability that draft i is accepted given that those before it are. Masks draft for the forward
-    after this one, and only if every token of this one is accepted; `rate`: how likely such a draft is
-    accepted, each given those before it. `block`: masks on offer at most. `rows`: clean rows that run in any case.
+    `chances[i]`: probability that draft i is accepted given that those before it are. A masked block behind i
+    drafts is of use if exactly i are accepted, so blocks go where that is likeliest. `block`: masks of a block at
+    most. `rows`: clean rows that run in any case.
     """
-    best, best_rate = Plan((), 0), 0.0
-    expected, all_accepted = 1.0, 1.0
+    best, best_gain = Plan((), (), 0), 1.0 - beliefs.pace * cost(rows)
+    believed = beliefs.masks.chances(block)
+    ends = [1.0]  # probability that exactly i of the first n drafts are accepted, i = 0..n
+    expected = 1.0
     for n in range(len(drafts) + 1):
         if n:
-            all_accepted *= chances[n - 1]
-            expected += all_accepted
-        worth, last = 0.0, 1.0
+            sure = ends[-1] * chances[n - 1]
+            ends[-1:] = [ends[-1] - sure, sure]
+            expected += sure
+        likeliest = sorted(range(n + 1), key=lambda i: -ends[i])[:MOST_BLOCKS]
         for masks in range(block + 1):
-            if masks:
-                last *= rate
-                worth += last
-            tokens_a_ms = (expected + all_accepted * worth) / cost(rows + n + masks)
-            if tokens_a_ms > best_rate:
-                best, best_rate = Plan(tuple(drafts[:n]), masks), tokens_a_ms
+            future = worth(believed[:masks])
+            for blocks in range(1, len(likeliest) + 1) if masks else (0,):
+                useful = sum(ends[i] for i in likeliest[:blocks])
+                gain = expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks)
+                if gain > best_gain:
+                    after = tuple(sorted(likeliest[:blocks]))
+                    best, best_gain = Plan(tuple(drafts[:n]), after, masks), gain
     return best

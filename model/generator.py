@@ -17,7 +17,7 @@ import torch
 
 from model import layout, loading, sampler
 from model.decoder import KVCache
-from model.drafters import Belief, CostCurve, PromptLookup
+from model.drafters import Beliefs, CostCurve, PromptLookup
 from model.ends import best_end
 from model.healing import Healing, Spellings
 from model.layout import Mark, Piece, Selection
@@ -83,8 +83,8 @@ class Generator:
         self._window = min(WINDOW, loaded.decoder.config.context)
         self._longest = self._window // 4  # tokens of an answer
         self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
-        self._beliefs: dict[str, Belief] = {}
         self.cost = self._measure()
+        self._beliefs = Beliefs(self.cost)
 
     @classmethod
     def load(
@@ -250,7 +250,7 @@ class Generator:
             for place in range(max(network.shift, first - at), len(block)):
                 noisy = [None if n == place else token for n, token in enumerate(block)]
                 clean = ids[cache.length : at]
-                _, scores_BV = network.forward(cache, clean, noisy, 0)
+                _, scores_BV = network.forward(cache, clean, [sampler.Block(len(clean), noisy)], 0)
                 run.forwards += 1
                 cache.keep(len(clean))
                 logs.append(scores_BV[place - network.shift].log_softmax(-1)[block[place]].item())

@@ -9,16 +9,16 @@ It is written atomically with its SHA-256 beside it, which is checked on every l
 from __future__ import annotations
 
 import json
+import struct
 import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import save_file
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -35,6 +35,11 @@ from model.tokens import TokenTable, load_tokenizer
 Form = Literal["int8", "fp32"]
 FORMAT = "3"  # of converted files; a file of another format is made anew
 FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
+_KINDS = {torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
+_HEADER_ROOM = (1 << 20) - 8  # bytes: of ten thousand tensors
+
+warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # of mapped files, as it should be
+
 TWO_DIGITS = ("qkv",)  # linears whose inputs need more than 7 bits (quantise.Int8Linear)
 
 
@@ -54,17 +59,24 @@ class Loaded:
 def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = None) -> Loaded:
     """Load a model by registry name or path, with `adapter` in place of the one that ships with it.
 
-    Raises DiffcoderError: "model_missing", "unknown_model", "corrupt_model", "unsupported_model", "disk_full".
+    Raises DiffcoderError: "model_missing", "unknown_model", "corrupt_model", "unsupported_model", "bad_adapter",
+    "no_space", "disk_error".
     """
     entry = registry.find(name)
     path = store.model_path(name)
     checkpoint = open_checkpoint(path)
-    cached = store.converted_path(name, "tokenizer.json")
-    tokenizer = load_tokenizer(checkpoint, cached=cached)
-    tokens = TokenTable(tokenizer, checkpoint.config.vocab)
-    profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
-    decoder, head = _int8(name, checkpoint) if form == "int8" else _fp32(checkpoint)
+    with ThreadPoolExecutor(1) as pool:
+        weights = pool.submit(_int8, name, checkpoint) if form == "int8" else pool.submit(_fp32, checkpoint)
+        tokenizer = load_tokenizer(checkpoint, cached=store.converted_path(name, "tokenizer.json"))
+        tokens = TokenTable(tokenizer, checkpoint.config.vocab)
+        profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
+        decoder, head = weights.result()
     file = adapter or shipped_adapter(name)
+    if adapter is not None and profile.weights != "gated":
+        raise DiffcoderError(
+            "bad_adapter",
+            f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
+        )
     if file is None or profile.weights != "gated":
         return Loaded(entry.name, decoder, tokenizer, tokens, profile, None, None)
     gated = read_adapter(file, checkpoint.config, _base_sha256(name, path))
@@ -79,7 +91,9 @@ def shipped_adapter(name: str) -> Path | None:
 
 def _base_sha256(name: str, path: Path) -> str:
     files = registry.find(name).files
-    return files[0].sha256 if files else store.sha256(path)
+    if files:
+        return files[0].sha256
+    return store.sha256(min(path.glob("*.safetensors")) if path.is_dir() else path)
 
 
 @dataclass(frozen=True)
@@ -118,15 +132,17 @@ def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
                 convert(checkpoint, path)
     c, header = checkpoint.config, SafetensorsHeader(path)
 
-    def linear(key: str, digits: int = 1) -> Int8Linear:
+    def linear(key: str) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
-        return Int8Linear(
-            read_tensor(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits
-        )
+        digits = 2 if key.endswith(TWO_DIGITS) else 1
+        return Int8Linear(_mapped(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits)
 
+    keys = ["head", *(f"layers.{n}.{fused}" for n in range(c.layers) for fused in FUSED)]
+    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
+        packed = dict(zip(keys, pool.map(linear, keys), strict=True))
     layers = []
     for n in range(c.layers):
-        linears: dict[str, Any] = {f: linear(f"layers.{n}.{f}", 2 if f in TWO_DIGITS else 1) for f in FUSED}
+        linears: dict[str, Any] = {fused: packed[f"layers.{n}.{fused}"] for fused in FUSED}
         prefix = f"layers.{n}."
         norms = {
             key.removeprefix(prefix).removesuffix(".weight"): read_tensor(header, key)
@@ -134,33 +150,48 @@ def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
             if key.startswith(prefix) and key.endswith("norm.weight")
         }
         layers.append(Layer(**linears | norms))
-    weight, scale = read_tensor(header, "head.weight"), read_tensor(header, "head.scale")
-    decoder = Decoder(
-        c,
-        layers,
-        _mapped(header, "embed.weight"),
-        read_tensor(header, "norm.weight"),
-        Int8Linear(weight, scale),
-    )
-    return decoder, _Head(weight, scale)
+    embedding, norm = _mapped(header, "embed.weight"), read_tensor(header, "norm.weight")
+    decoder = Decoder(c, layers, embedding, norm, packed["head"])
+    return decoder, _Head(_mapped(header, "head.weight"), read_tensor(header, "head.scale"))
 
 
 def convert(checkpoint: Checkpoint, path: Path) -> None:
-    """Write the int8 form of a checkpoint to `path`; a reader sees the old file or the whole new one."""
-    tensors = dict(_converted(checkpoint))
+    """Write the int8 form of a checkpoint to `path`; a reader sees the old file or the whole new one.
+
+    Tensor by tensor: takes the memory of the largest one, not of the model.
+    """
     facts = {"format": FORMAT, "config": json.dumps(asdict(checkpoint.config))}
-    try:
-        store.write_sealed(path, lambda file: save_file(tensors, file, facts))
-    except (OSError, SafetensorError) as error:
-        raise DiffcoderError(
-            "disk_full",
-            f"The int8 form of the model could not be written to {path.parent} ({error}): free some space and try again.",
-            status=507,
-        ) from None
+    store.write_sealed(path, lambda file: _write(file, _converted(checkpoint), facts))
+
+
+def _write(path: Path, tensors: Iterator[tuple[str, Tensor]], facts: dict[str, str]) -> None:
+    """A safetensors file: room for its header, the tensors as they come, and at last the header, padded."""
+    table: dict[str, object] = {"__metadata__": facts}
+    place = 0
+    with open(path, "wb") as file:
+        file.seek(8 + _HEADER_ROOM)
+        for name, tensor in tensors:
+            table[name] = {
+                "dtype": _KINDS[tensor.dtype],
+                "shape": list(tensor.shape),
+                "data_offsets": [place, place + tensor.nbytes],
+            }
+            place += file.write(tensor.contiguous().numpy().data)
+        header = json.dumps(table).encode()
+        assert len(header) <= _HEADER_ROOM, len(header)
+        file.seek(0)
+        file.write(struct.pack("<Q", _HEADER_ROOM) + header.ljust(_HEADER_ROOM))
 
 
 def _converted(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     c = checkpoint.config
+    embedding = checkpoint.tensor("embed.weight")
+    yield "embed.weight", embedding.half()  # first: rows of two bytes lie aligned
+    weight, scale = quantise_weight(embedding if c.tied else checkpoint.tensor("head.weight"))
+    yield "head.weight", weight
+    yield "head.scale", scale
+    yield "norm.weight", checkpoint.tensor("norm.weight")
+    del embedding, weight
     for n in range(c.layers):
         for fused, names in FUSED.items():
             weight, scale = quantise_weight(_stack(checkpoint, n, names))
@@ -171,12 +202,6 @@ def _converted(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
                 yield f"layers.{n}.{fused}.bias", bias
         for norm, tensor in _norms(checkpoint, n).items():
             yield f"layers.{n}.{norm}.weight", tensor
-    embedding = checkpoint.tensor("embed.weight")
-    yield "embed.weight", embedding.half()
-    weight, scale = quantise_weight(embedding if c.tied else checkpoint.tensor("head.weight"))
-    yield "head.weight", weight
-    yield "head.scale", scale
-    yield "norm.weight", checkpoint.tensor("norm.weight")
 
 
 def _stack(checkpoint: Checkpoint, layer: int, names: tuple[str, ...]) -> Tensor:
@@ -206,7 +231,5 @@ def _is_current(path: Path) -> bool:
 def _mapped(header: SafetensorsHeader, name: str) -> Tensor:
     """A tensor read through the page cache, on demand: its rows take memory when they are first looked up."""
     region = header.regions[name]
-    array = np.memmap(header.path, np.float16, "r", region.start, tuple(region.shape))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns that the array is read-only, which is what we want
-        return torch.from_numpy(array)
+    dtype = np.float16 if region.kind == "F16" else np.int8
+    return torch.from_numpy(np.memmap(header.path, dtype, "r", region.start, tuple(region.shape)))

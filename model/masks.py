@@ -5,6 +5,8 @@ Plain functions of sizes; they know nothing of tokens. P is the number of commit
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -23,11 +25,17 @@ def block_causal(rows: int, past: int, block: int) -> Tensor:
     return torch.arange(past + rows)[None] < end[:, None]
 
 
-def clean_then_noisy(clean: int, noisy: int, past: int) -> Tensor:
-    """(clean + noisy, past + clean + noisy): clean rows causal, the noisy block sees them all and itself.
+def clean_then_noisy(clean: int, blocks: Sequence[tuple[int, int]], past: int) -> Tensor:
+    """(N, past + N) for `clean` causal rows, then noisy blocks: pairs (after, size) of a block's size and of how many of
+    the clean rows it sees. A block sees all of itself and nothing of other blocks.
 
-    Clean rows never see the noisy block: their results are those of a forward without it.
+    Clean rows never see a noisy block: their results are those of a forward without any.
     """
-    mask = causal(clean + noisy, past)
-    mask[clean:] = True
+    rows = clean + sum(size for _, size in blocks)
+    mask = causal(rows, past)
+    start = clean
+    for after, size in blocks:
+        mask[start : start + size, past + after :] = False
+        mask[start : start + size, past + start : past + start + size] = True
+        start += size
     return mask

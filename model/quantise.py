@@ -16,6 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 INPUT_LEVELS = 63
+PACKED_ROWS = (
+    32_768  # of a weight packed in one piece: packing an output head whole takes three times as long
+)
+
+warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other")
 
 
 def quantise_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
@@ -42,12 +47,10 @@ class Int8Linear:
     """
 
     def __init__(self, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None, digits: int = 1):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            weight = torch._make_per_channel_quantized_tensor(
-                weight_OI, scale_O.double(), torch.zeros(len(scale_O), dtype=torch.long), 0
-            )
-            self._packed = torch.ops.quantized.linear_prepack(weight, None)
+        self._packed = [
+            _pack(weight_OI[start : start + PACKED_ROWS], scale_O[start : start + PACKED_ROWS])
+            for start in range(0, len(weight_OI), PACKED_ROWS)
+        ]
         self.bias, self.digits = bias_O, digits
 
     def __call__(self, x_NI: Tensor) -> Tensor:
@@ -63,6 +66,17 @@ class Int8Linear:
         return y_NO if self.bias is None else y_NO.add_(self.bias)
 
     def _product(self, x_NI: Tensor) -> Tensor:
-        return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-            x_NI, 1 / INPUT_LEVELS, INPUT_LEVELS + 1, self._packed
-        )
+        parts = [
+            torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+                x_NI, 1 / INPUT_LEVELS, INPUT_LEVELS + 1, packed
+            )
+            for packed in self._packed
+        ]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _pack(weight_OI: Tensor, scale_O: Tensor) -> torch.ScriptObject:
+    """FBGEMM's own arrangement of an int8 weight. Lets other Python threads run meanwhile."""
+    zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
+    weight = torch._make_per_channel_quantized_tensor(weight_OI, scale_O.double(), zeros_O, 0)
+    return torch.ops.quantized.linear_prepack(weight, None)

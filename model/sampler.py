@@ -24,6 +24,7 @@ from model.drafters import Beliefs, CostCurve, PromptLookup, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
+LONGEST_LOOKUP = 24  # tokens that are proposed at once from text that exists
 PREFILL_ROWS = (
     256  # of one forward: enough to keep the products busy, short enough to look at `cancelled` in between
 )
@@ -102,14 +103,19 @@ class Network:
         noisy = [token for block in blocks for token in block.places]
         stand_in = self.mask_id if self.adapter is None and self.mask_id is not None else 0
         ids = [*clean, *(stand_in if token is None else token for token in noisy)]
-        positions = [*range(n), *(block.after + place for block in blocks for place in range(len(block.places)))]
+        positions = [
+            *range(n),
+            *(block.after + place for block in blocks for place in range(len(block.places))),
+        ]
         x_ND = self.decoder.embed(torch.tensor(ids))
         if self.adapter is not None:
             masked = [n + place for place, token in enumerate(noisy) if token is None]
             x_ND[masked] = self.adapter.mask_embedding
         cache.see(self._mask(n, blocks, past))
         gates = [(self.adapter, slice(n, len(ids)))] if self.adapter is not None and noisy else []
-        hidden_ND = self.decoder.forward(x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy))
+        hidden_ND = self.decoder.forward(
+            x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy)
+        )
         clean_TV = self.decoder.logits(hidden_ND[:tail]) if tail else hidden_ND.new_zeros(0, 0)
         if self.mask_id is not None and tail:
             clean_TV[:, self.mask_id] = -torch.inf

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.drafters import Belief, CostCurve, PromptLookup, plan
+from model.drafters import MOST_BLOCKS, Belief, Beliefs, CostCurve, Plan, PromptLookup, plan, worth
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)  # few tokens, so that texts repeat
 CURVES = st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6).map(CostCurve)
@@ -61,49 +63,62 @@ def test_cost_past_the_largest_size_goes_on_as_it_went() -> None:
     assert CostCurve({1: 10.0, 8: 17.0, 16: 33.0})(24) == pytest.approx(49.0)
 
 
-def rate(chances: list[float], n: int, masks: int, cost: CostCurve, chance: float, rows: int) -> float:
-    """Tokens a millisecond of a forward with n drafts and that many masks: what `plan` maximises."""
-    sure, expected = 1.0, 1.0
-    for each in chances[:n]:
-        sure *= each
-        expected += sure
-    drafted = sum(chance**place for place in range(1, masks + 1))
-    return (expected + sure * drafted) / cost(rows + n + masks)
+def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, rows: int) -> float:
+    """What `plan` maximises, spelled out: every outcome i (exactly i drafts accepted) with its probability."""
+    total, sure = 0.0, 1.0
+    for i in range(len(plan.drafts) + 1):
+        last = i == len(plan.drafts)
+        likely = sure if last else sure * (1 - chances[i])
+        total += likely * (1 + i + (worth(beliefs.masks.chances(plan.masks)) if i in plan.after else 0.0))
+        sure *= 1.0 if last else chances[i]
+    return total - beliefs.pace * cost(rows + plan.rows)
 
 
 @given(
-    st.lists(st.floats(0, 1), max_size=12),
+    st.lists(st.floats(0, 1), max_size=5),
     CURVES,
-    st.integers(0, 8),
+    st.integers(0, 4),
     st.floats(0, 1),
     st.integers(1, 300),
 )
-def test_no_other_forward_is_expected_to_commit_more_a_millisecond(
-    chances: list[float], curve: CostCurve, block: int, chance: float, rows: int
+def test_no_other_forward_gains_more(
+    chances: list[float], curve: CostCurve, block: int, pace: float, rows: int
 ) -> None:
-    curve = CostCurve({size: max(curve.ms.values()) + size for size in curve.ms} | {400: 900.0})  # rising
+    beliefs = Beliefs(curve)
+    beliefs.pace = pace
     drafts = list(range(len(chances)))
-    found = plan(drafts, chances, curve, block, chance, rows)
-    n = len(found.drafts)
-    assert list(found.drafts) == drafts[:n]
-    assert 0 <= found.masks <= block
-    best = max(
-        rate(chances, n, masks, curve, chance, rows)
+    found = plan(drafts, chances, curve, beliefs, block, rows)
+    assert list(found.drafts) == drafts[: len(found.drafts)]
+    assert found.masks <= block
+    others = (
+        Plan(tuple(drafts[:n]), after, masks)
         for n in range(len(drafts) + 1)
         for masks in range(block + 1)
+        for count in range(MOST_BLOCKS + 1 if masks else 1)
+        for after in combinations(range(n + 1), count)
     )
-    assert rate(chances, n, found.masks, curve, chance, rows) == pytest.approx(best)
+    best = max(gain(chances, other, curve, beliefs, rows) for other in others)
+    assert gain(chances, found, curve, beliefs, rows) == pytest.approx(best)
 
 
 def test_sure_drafts_that_cost_nothing_are_all_taken_and_hopeless_ones_are_not() -> None:
     flat, steep = CostCurve({1: 1.0, 64: 1.001}), CostCurve({1: 1.0, 64: 64.0})
-    assert plan([5, 6, 7], [0.99] * 3, flat, 4, 0.8, 1).drafts == (5, 6, 7)
-    assert plan([5, 6, 7], [0.3] * 3, steep, 4, 0.3, 1) == plan([], [], steep, 0, 0.0, 1)
+    assert plan([5, 6, 7], [0.99] * 3, flat, Beliefs(flat), 4, 1).drafts == (5, 6, 7)
+    assert plan([5, 6, 7], [0.3] * 3, steep, Beliefs(steep), 4, 1) == Plan((), (), 0)
 
 
-@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=200))
-def test_belief_stays_a_probability(outcomes: list[tuple[int, bool]]) -> None:
-    belief = Belief(0.6)
-    for accepted, rejected in outcomes:
-        belief.update(accepted, rejected)
-    assert 0 <= belief.rate <= 1
+@given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=200))
+def test_belief_stays_a_probability(outcomes: list[tuple[int, int]]) -> None:
+    belief = Belief([0.6, 0.5])
+    for accepted, more in outcomes:
+        belief.update(accepted, accepted + more)
+    assert all(0 <= chance <= 1 for chance in belief.chances(5))
+
+
+def test_belief_learns_each_depth_apart() -> None:
+    belief = Belief([0.5, 0.5])
+    for _ in range(200):
+        belief.update(1, 2)  # the first is accepted, the second is not
+    first, second = belief.chances(2)
+    assert first > 0.95
+    assert second < 0.05

@@ -9,7 +9,7 @@ import torch
 
 from model.decoder import KVCache
 from model.drafters import PromptLookup
-from model.sampler import Run, denoise, prefill, verify
+from model.sampler import Block, Run, denoise, prefill, verify
 from model.unmask import UnmaskRule
 from tests.model import reference_sampler as reference
 from tests.model.tiny import END, FLAT, MASK, STEEP, VOCAB, network
@@ -59,7 +59,7 @@ def test_verify_equals_plain_autoregression(kind: str, cost: object) -> None:
         budget, temperature = rng.randrange(1, 40), rng.choice([0.0, 0.0, 0.7])
         run = Run(max_tokens=budget, ends=frozenset({END}), temperature=temperature, seed=seed)
         cache = KVCache(net.decoder.config, 128)
-        verify(net, cache, prompt, run, cost, PromptLookup(prompt, 2), {})  # type: ignore[arg-type]
+        verify(net, cache, prompt, run, cost, PromptLookup(prompt, 2))  # type: ignore[arg-type]
         assert run.tokens == reference.autoregressive(net, prompt, budget, {END}, temperature, seed), (
             seed,
             kind,
@@ -74,7 +74,7 @@ def test_drafts_save_forwards_where_text_repeats() -> None:
     verify(net, cache, [7], free, FLAT)
     text = free.tokens
     again = Run(max_tokens=60, ends=frozenset())
-    verify(net, KVCache(net.decoder.config, 256), [7], again, FLAT, PromptLookup([7, *text, 7], 2), {})
+    verify(net, KVCache(net.decoder.config, 256), [7], again, FLAT, PromptLookup([7, *text, 7], 2))
     assert again.tokens == text
     assert again.forwards < free.forwards / 2
 
@@ -82,7 +82,7 @@ def test_drafts_save_forwards_where_text_repeats() -> None:
 def test_masked_block_never_changes_what_clean_rows_say() -> None:
     net = network("gated", 4, 5)
     cache = KVCache(net.decoder.config, 64)
-    with_block, _ = net.forward(cache, [1, 2, 3], [None] * 4, 3)
+    with_block, _ = net.forward(cache, [1, 2, 3], [Block(3, [None] * 4), Block(1, [None] * 2)], 3)
     alone, _ = net.forward(cache, [1, 2, 3], [], 3)
     assert torch.equal(with_block, alone)
 
@@ -91,8 +91,8 @@ def test_masked_block_never_changes_what_clean_rows_say() -> None:
 def test_every_place_of_a_block_sees_every_other(kind: str) -> None:
     net = network(kind, 4, 2)
     cache = KVCache(net.decoder.config, 64)
-    _, first = net.forward(cache, [1, 2, 3, 4], [None, 9, None, None], 0)
-    _, other = net.forward(cache, [1, 2, 3, 4], [None, 9, None, 10], 0)
+    _, first = net.forward(cache, [1, 2, 3, 4], [Block(4, [None, 9, None, None])], 0)
+    _, other = net.forward(cache, [1, 2, 3, 4], [Block(4, [None, 9, None, 10])], 0)
     assert not torch.equal(first[0], other[0])
 
 
