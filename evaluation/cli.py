@@ -110,7 +110,9 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 
 def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", default="default", help="a registry name or a path")
-    made.add_argument("--adapter", metavar="A", help="an adapter's folder or file instead of the shipped one")
+    made.add_argument(
+        "--adapter", metavar="A", help="an adapter's file instead of the shipped one, or base: none"
+    )
     made.add_argument("--verify", choices=("ar", "none"), help="equal to greedy AR, or pure diffusion")
     made.add_argument("--rule", choices=("sequential", "confidence", "entropy_bound", "top_k"))
     made.add_argument("--threshold", type=float, help="of the rule: probability, nats, or tokens a step")
@@ -308,10 +310,14 @@ def run_one(task: Task, options: argparse.Namespace) -> int:
     )
     run = Run.start(folder, facts, options.resume)
     items = [everything[name] for name in names]
-    generate_missing(task, items, settings, run, options)
-    if not options.generate_only:
-        score_missing(task, everything, run, sandbox, options)
-        show(task, run, options)
+    try:
+        generate_missing(task, items, settings, run, options)
+        if not options.generate_only:
+            score_missing(task, everything, run, sandbox, options)
+            show(task, run, options)
+    except KeyboardInterrupt:
+        print(f"stopped: finished work is kept in {folder}, go on with --resume", file=sys.stderr)
+        return 130
     print(f"kept in {folder}", file=sys.stderr)
     return 0
 

@@ -6,15 +6,19 @@ seed, the problem and the sample's number, so the order and the batch change not
 
 from __future__ import annotations
 
+import dataclasses
+import os
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 
 from evaluation.runs import Completion, Run, Settings, seed_of
 from evaluation.task import Chat, Item, Request, Style, Task
+from model import loading
 from model.drafters import PromptLookup
 from model.generator import Generator, _confidence, _reason, _Text, never
 from model.layout import Mark, Piece
@@ -172,7 +176,12 @@ def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -
 
 
 def load(name: str, adapter: str | None, threads: int | None) -> ChatGenerator:
-    """The model in this process; an adapter by path takes the place of the shipped one."""
+    """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
+    the autoregressive twin."""
+    if adapter == "base":
+        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+        loaded = dataclasses.replace(loading.load(name), adapter=None, draft_head=None)
+        return ChatGenerator(loaded)
     generator = ChatGenerator.load(name, threads=threads, adapter=Path(adapter) if adapter else None)
     assert isinstance(generator, ChatGenerator)
     return generator

@@ -32,7 +32,7 @@ from model.schema import DiffcoderError, FillRequest
 from model.schema import Limits as Budget
 
 END = "[DONE]"
-SLOW = replace(LIMITS, wall_s=90.0, cpu_s=60, memory_mb=2048)
+SLOW = replace(LIMITS, wall_s=300.0, cpu_s=60, memory_mb=2048)
 STOPS = ('\n"""', "\nassert", "\nclass", "\nprint", "\nif __name__", "\n#")
 
 

@@ -18,6 +18,7 @@ import sys
 import sysconfig
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Limits:
 @dataclass(frozen=True)
 class Outcome:
     """How a run ended. `exit` is the exit status, negative for a signal; `killed` says which limit ended it:
-    "time", "memory", "output" or None."""
+    "time", "memory", "output", "caller" or None."""
 
     exit: int
     killed: str | None
@@ -71,9 +72,8 @@ class Outcome:
     def describe(self) -> str:
         """Half a sentence for a log."""
         if self.killed:
-            return {"time": "timed out", "memory": "used too much memory", "output": "wrote too much"}[
-                self.killed
-            ]
+            words = {"time": "timed out", "memory": "used too much memory", "output": "wrote too much"}
+            return words.get(self.killed, "was stopped")
         if self.exit < 0:
             return f"died of signal {-self.exit}"
         return f"exit status {self.exit}"
@@ -219,6 +219,12 @@ class Sandbox:
     def __init__(self, kind: str):
         self.kind = kind
         self._folders: list[str] | None = None
+        self._rooms: weakref.WeakSet[Room] = weakref.WeakSet()
+
+    def stop_all(self) -> None:
+        """End every room that is open now."""
+        for room in list(self._rooms):
+            room.stop("caller")
 
     @classmethod
     def find(cls, unsafe: bool = False) -> Sandbox:
@@ -302,7 +308,9 @@ class Sandbox:
             "call": None,
             "argv": None,
         }
-        return Room(job | what, limits, stdin, folder)
+        room = Room(job | what, limits, stdin, folder)
+        self._rooms.add(room)
+        return room
 
     def start_python(
         self,

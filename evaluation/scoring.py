@@ -54,12 +54,15 @@ def score_all(
         return verdict
 
     waiting: list[tuple[Answer, Future[Verdict]]] = []
+    finished = False
     try:
         waiting = [(answer, pool.submit(work, answer)) for answer in answers]
         while waiting:
             answer, future = waiting.pop(0)
             yield answer, future.result()
+        finished = True
     finally:
-        for _, future in waiting:
-            future.cancel()
+        if not finished:  # interrupted: what runs now is ended, what waits never starts
+            pool.shutdown(wait=False, cancel_futures=True)
+            sandbox.stop_all()
         pool.shutdown()

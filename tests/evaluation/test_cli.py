@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -152,21 +154,56 @@ def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
 @pytest.mark.model
 def test_a_run_with_the_real_model(humaneval: Path, tmp_path: Path, default_model: str, capsys) -> None:
     """Answers are kept, scored, and not asked for again; the same seed gives the same text in another run."""
-    arguments = ["humaneval", "--data", str(humaneval), "--max-tokens", "12", "--json"]
+    arguments = ["humaneval", "--data", str(humaneval), "--max-tokens", "8", "--json"]
     arguments += ["--temperature", "0.7", "--n", "2", "--verify", "ar"]
-    assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "a")]) == 0
+    assert main([*arguments, "--limit", "1", "--out", str(tmp_path / "a")]) == 0
     result = json.loads(capsys.readouterr().out)
-    assert (result["problems"], result["completions"]) == (2, 4)
-    assert 0 < result["tokens"] <= 4 * 13
+    assert (result["problems"], result["completions"]) == (1, 2)
+    assert 0 < result["tokens"] <= 2 * 9
     run = Run.open(tmp_path / "a")
     kept = (tmp_path / "a/completions.jsonl").read_bytes()
     answers = run.completions()
     assert set(answers) == set(run.verdicts())
-    assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "a"), "--resume"]) == 0
+    assert main([*arguments, "--limit", "1", "--out", str(tmp_path / "a"), "--resume"]) == 0
     assert (tmp_path / "a/completions.jsonl").read_bytes() == kept
     capsys.readouterr()
-    # more problems, in another order: the shared ones are answered alike
-    assert main([*arguments, "--out", str(tmp_path / "b")]) == 0
+    # more problems before and after: the shared one is answered alike
+    assert main([*arguments, "--limit", "2", "--out", str(tmp_path / "b")]) == 0
     others = Run.open(tmp_path / "b").completions()
-    assert len(others) == 6
+    assert len(others) == 4
     assert all(others[key].text == answer.text for key, answer in answers.items())
+
+
+def test_ctrl_c_keeps_finished_work(humaneval: Path, tmp_path: Path) -> None:
+    """Scoring is interrupted while a program sleeps; the verdicts so far stay, and --resume finishes."""
+    run = Run.start(tmp_path / "run", facts(), resume=False)
+    run.add(completion("HumanEval/0", completion="    return a + b\n"))
+    run.add(completion("HumanEval/1", completion="    import time; time.sleep(1e5)\n"))
+    run.add(completion("HumanEval/2", completion="    return x // 2\n"))
+    command = [sys.executable, "-m", "diffcoder_lsp.cli", "eval", "humaneval", "--data", str(humaneval)]
+    command += ["--out", str(tmp_path / "run"), "--resume", "--workers", "1"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=env, start_new_session=True)
+    wait_for(lambda: run.verdicts())
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=180)
+    assert process.returncode == 130, errors
+    assert "--resume" in errors
+    assert "Traceback" not in errors
+    assert set(run.verdicts()) == {("HumanEval/0", 0)}
+    path = tmp_path / "run/completions.jsonl"
+    path.write_text(path.read_text().replace("time.sleep(1e5)", "time"))
+    done = subprocess.run([*command, "--json"], capture_output=True, text=True, env=env, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert {key[0]: line.passed for key, line in run.verdicts().items()} == {
+        "HumanEval/0": True,
+        "HumanEval/1": False,
+        "HumanEval/2": True,
+    }
+
+
+def wait_for(true, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < deadline, "did not happen in time"
+        time.sleep(0.02)
