@@ -239,7 +239,7 @@ def _pull_locked(entry: Entry, watch: Watch) -> Path:
     else:
         code, advice = (
             "pull_failed",
-            "run the same command again later, or add a source of your own to models.toml",
+            "run the same command again later, or use a model file of your own by its path",
         )
     raise DiffcoderError(code, f"{entry.name} could not be fetched ({told}): {advice}.", status=502)
 
