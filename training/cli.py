@@ -22,7 +22,7 @@ from training import corpus as corpora
 from training import layouts
 from training.continuations import Continuations, store, write_on
 from training.diffusion import DiffusionTask
-from training.drafting import Drafting, draft_vocabulary
+from training.drafting import Drafting, draft_vocabulary, export_checkpoint
 from training.gated import GatedModel, load_adapter
 from training.progress import HeldOut, measure
 from training.recipe import Gated, load
@@ -66,6 +66,9 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("--minutes", type=float, default=1e9)
     add.add_argument("--resume", action="store_true")
     add.set_defaults(run=train)
+    add = commands.add_parser("export", help="write the adapter of a stopped run's last checkpoint")
+    add.add_argument("--run", dest="run_folder", type=Path, required=True)
+    add.set_defaults(run=lambda options: print(export_checkpoint(options.base, options.run_folder)))
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
     add.add_argument("--run", dest="run_folder", type=Path, required=True)

@@ -7,11 +7,14 @@ with gradient. What each block is asked for is `objective.py`'s; the numbers whi
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import torch
 import torch.nn.functional as F
+from safetensors import safe_open
 from torch import Tensor
 
 from model.schema import DiffcoderError
@@ -99,9 +102,37 @@ class Drafting:
         return measure(self.model, self.held_out, self.recipe.shift)
 
     def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
-        facts = {"shift": self.recipe.shift, "blocks": self.recipe.blocks} | facts
-        data = adapter_bytes(self.model, weights, facts, self.base_sha256)
-        write_atomically(run / "adapter.safetensors", data)
+        export_adapter(self.recipe, self.base_sha256, self.model.draft_vocab_S, run, weights, facts)
+
+
+def export_adapter(
+    recipe: Gated,
+    base_sha256: str,
+    draft_vocab_S: Tensor,
+    run: Path,
+    weights: Mapping[str, Tensor],
+    facts: dict[str, object],
+) -> Path:
+    """Write `adapter.safetensors` into the run folder, in the form that the engine loads."""
+    facts = {"shift": recipe.shift, "blocks": recipe.blocks} | facts
+    path = run / "adapter.safetensors"
+    write_atomically(path, adapter_bytes(weights, draft_vocab_S, recipe.scale, base_sha256, facts))
+    return path
+
+
+def export_checkpoint(base: Path, run: Path) -> Path:
+    """The adapter of a run's last checkpoint, without loading the base: for a run that was stopped."""
+    path = run / "checkpoint.safetensors"
+    if not path.is_file():
+        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
+    recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Gated)
+    with safe_open(path, "pt") as file:
+        step, rows = (int(file.metadata()[key]) for key in ("step", "rows"))
+        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
+        weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
+    vocab_S = as_ids(np.load(run / "draft_vocab.npy"))
+    facts: dict[str, object] = {"step": step, "rows": rows}
+    return export_adapter(recipe, checkpoint_sha256(base), vocab_S, run, weights, facts)
 
 
 def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray, list[np.ndarray]]:

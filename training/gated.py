@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -206,17 +207,19 @@ def _initial_adapter(config: Config, rank: int, seed: int) -> dict[str, nn.Param
 
 
 def adapter_bytes(
-    model: GatedModel, weights: dict[str, Tensor], facts: dict[str, object], base_sha256: str
+    weights: Mapping[str, Tensor],
+    draft_vocab_S: Tensor,
+    scale: float,
+    base_sha256: str,
+    facts: dict[str, object],
 ) -> bytes:
-    """The adapter as a safetensors file: fp16 weights, `draft_vocab`, and metadata the engine needs to run
-    it.
-    """
+    """The adapter as a safetensors file: fp16 weights, `draft_vocab`, and the metadata that the engine needs."""
     tensors = {name: value.detach().half().contiguous() for name, value in weights.items()}
-    tensors["draft_vocab"] = model.draft_vocab_S.int()
+    tensors["draft_vocab"] = draft_vocab_S.int()
     table = {
         "kind": "gated",
-        "rank": model.rank,
-        "scale": model.scale,
+        "rank": len(weights["layers.0.q.lora_A"]),
+        "scale": scale,
         "base_sha256": base_sha256,
     } | facts
     return save(

@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from model.schema import DiffcoderError
 from training.corpus import Corpus
-from training.drafting import Drafting
+from training.drafting import Drafting, export_checkpoint
 from training.layouts import Sequence
 from training.progress import HeldOut
 from training.recipe import RECIPES, Gated, load
@@ -66,6 +66,20 @@ def test_a_run_stopped_after_every_step_equals_one_that_was_not(tiny_base, corpu
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert np.array_equal(value.numpy(), parts[name].numpy()), name
+
+
+def test_the_adapter_of_a_checkpoint_is_the_one_that_the_run_exported(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=60)
+    with safe_open(run / "adapter.safetensors", "pt") as file:
+        exported = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    (run / "adapter.safetensors").unlink()
+    with safe_open(export_checkpoint(tiny_base, run), "pt") as file:
+        assert file.metadata()["step"] == str(RECIPE.steps)
+        assert exported.keys() == set(file.keys())
+        assert all(
+            np.array_equal(value.numpy(), file.get_tensor(name).numpy()) for name, value in exported.items()
+        )
 
 
 def test_it_learns(tiny_base, corpus, tmp_path):
