@@ -61,7 +61,9 @@ class Stops:
             # The gap begins a line: it belongs to the block of that line, or of the last filled one when at column 0.
             before = before if before else self._last_filled()
         after = first_filled_line(self.suffix.partition("\n")[2])
-        self._floor = min(indent_of(before), indent_of(after) if after is not None else 10**6)
+        # From within a block the text never comes back to column 0, whatever stands there next: that is another one.
+        block = indent_of(before)
+        self._floor = min(block, max(indent_of(after), min(block, 1)) if after is not None else block)
 
     def may_end_before(self, rest: str) -> bool:
         """Whether the text may stop where it went on with `rest`: within a line only if the suffix goes on in one."""
