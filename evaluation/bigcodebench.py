@@ -14,6 +14,7 @@ from pathlib import Path
 
 from evaluation.sandbox import Limits, Sandbox
 from evaluation.task import (
+    Continuation,
     Control,
     Item,
     Request,
@@ -28,8 +29,6 @@ from evaluation.task import (
 )
 from evaluation.together import run_together
 from evaluation.verdicts import Verdict
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 LIMITS = Limits(wall_s=120.0, cpu_s=60, memory_mb=4096, disk_mb=256, file_mb=64, processes=64)
 STOPS = ("\nif __name__", "\ndef test", "\nclass Test", "\nprint(", "\n```", "\nassert ")
@@ -57,8 +56,7 @@ class BigCodeBench(Task):
         return absent([*libraries, *imports(source)])
 
     def request(self, item: Item, style: Style) -> Request:
-        limits = Budget(max_tokens=768, stop=STOPS)
-        return FillRequest(prefix=item.row[self.prompt], language="python", limits=limits)
+        return Continuation(prompt=item.row[self.prompt], stop=STOPS, max_tokens=768)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return cut_at(text, STOPS)

@@ -16,10 +16,19 @@ from typing import Literal
 from evaluation.cruxeval_prompts import PROMPTS
 from evaluation.humaneval import LIMITS
 from evaluation.sandbox import Sandbox
-from evaluation.task import Control, Item, Request, Style, Task, cut_at, data_file, read_rows, to_items
+from evaluation.task import (
+    Continuation,
+    Control,
+    Item,
+    Request,
+    Style,
+    Task,
+    cut_at,
+    data_file,
+    read_rows,
+    to_items,
+)
 from evaluation.verdicts import Verdict, judge_python
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 END = "[/ANSWER]"
 OUTPUT = "def answer():\n    return (\n{text}\n)\n"
@@ -46,8 +55,7 @@ class Cruxeval(Task):
         template = PROMPTS[self.side, self.thought]
         # in one pass: the code may hold such words in braces itself
         prompt = re.sub(r"\{(code|input|output)\}", lambda found: item.row[found[1]], template)
-        budget = Budget(max_tokens=700 if self.thought else 96, stop=(END,))
-        return FillRequest(prefix=prompt, language="python", limits=budget)
+        return Continuation(prompt=prompt, stop=(END,), max_tokens=700 if self.thought else 96)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         """The expression in an answer such as `assert f(17) == 17`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +17,21 @@ import msgspec
 import torch
 
 from evaluation.runs import Completion, Run, Settings, seed_of
-from evaluation.task import Chat, Item, Request, Style, Task
+from evaluation.task import Chat, Continuation, Item, Request, Style, Task
 from model import loading
 from model.drafters import PromptLookup
-from model.generator import Generator, _confidence, _reason, _Text, never
+from model.generator import SPARE, Generator, _confidence, _reason, _Text, never
 from model.layout import Mark, Piece
 from model.profiles import Profile
-from model.schema import DiffcoderError, EditRequest, EditResponse, FillRequest, FillResponse, Limits
+from model.schema import (
+    DiffcoderError,
+    EditRequest,
+    EditResponse,
+    FillRequest,
+    FillResponse,
+    Limits,
+    StopReason,
+)
 from model.stops import Stops
 
 # What the makers' chat templates say when a conversation brings no system message.
@@ -57,8 +65,12 @@ def ask(
     """The model's text for one request, and its response."""
     if isinstance(request, Chat):
         limits = with_settings(Limits(max_tokens=request.max_tokens, stop=request.stop), settings, seed)
-        spoken = model.chat(request.user, system=request.system, opening=request.opening, limits=limits)
+        spoken = model.chat(request, limits)
         return spoken.text, spoken
+    if isinstance(request, Continuation):
+        limits = with_settings(Limits(max_tokens=request.max_tokens, stop=request.stop), settings, seed)
+        continued = model.continue_text(request, limits)
+        return continued.text, continued
     request = msgspec.structs.replace(request, limits=with_settings(request.limits, settings, seed))
     if isinstance(request, EditRequest):
         edited = model.edit(request)
@@ -99,6 +111,8 @@ def complete(
     try:
         text, response = ask(model, request, settings, seed_of(settings.seed, item.id, sample))
     except DiffcoderError as error:
+        if error.code != "too_long":
+            raise  # it would be so for every problem
         return Completion(
             task_id=item.id,
             sample=sample,
@@ -130,14 +144,28 @@ def complete(
 
 
 class ChatGenerator(Generator):
-    """The engine's generator, and two things that only benchmarks need: plain chat and token counts."""
+    """The engine's generator, and what only benchmarks need: chat, plain continuation, token counts."""
 
-    def chat(self, user: str, *, system: str | None, opening: str, limits: Limits) -> FillResponse:
-        """The assistant's answer to one message, after `opening`, which is given."""
+    def chat(self, request: Chat, limits: Limits) -> FillResponse:
+        """The assistant's answer to one message, after the request's `opening`, which is given."""
+        pieces = chat_pieces(self.profile, request.user, request.system, request.opening)
+        return self.write_on(pieces, limits)
+
+    def continue_text(self, request: Continuation, limits: Limits) -> FillResponse:
+        begin: list[Piece] = [Mark(self.profile.begin)] if self.profile.begin else []
+        return self.write_on([*begin, request.prompt], limits)
+
+    def write_on(self, pieces: Sequence[Piece], limits: Limits) -> FillResponse:
+        """What follows `pieces`, cut at the stop strings and by nothing else; of a long prompt the end is kept."""
         started = time.monotonic()
-        ids = self._encode(chat_pieces(self.profile, user, system, opening))
+        ids = self._encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
         text = _Text(self, b"", Stops("", "", limits.stop))
-        run = self._run(limits, text.until, None, never, b"", text, started)
+
+        def until(tokens: list[int]) -> StopReason | None:
+            reason = text.until(tokens)
+            return reason if reason == "stop_string" else None
+
+        run = self._run(limits, until, None, never, b"", text, started)
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
         answer, kept = text.result(run)
         return FillResponse(

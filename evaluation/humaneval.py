@@ -14,6 +14,7 @@ from pathlib import Path
 from evaluation.sandbox import Limits, Sandbox
 from evaluation.task import (
     Chat,
+    Continuation,
     Control,
     Item,
     Request,
@@ -26,8 +27,6 @@ from evaluation.task import (
     to_items,
 )
 from evaluation.verdicts import Verdict, judge_python
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 STOPS = ("\nclass", "\ndef", "\n#", "\nif", "\nprint")
 # processor time is what counts; the wall clock is generous, for machines with other work
@@ -76,9 +75,7 @@ class HumanEval(Task):
     def request(self, item: Item, style: Style) -> Request:
         if style == "chat":
             return chat_request(item.row["prompt"])
-        return FillRequest(
-            prefix=item.row["prompt"], language="python", limits=Budget(max_tokens=512, stop=STOPS)
-        )
+        return Continuation(prompt=item.row["prompt"], stop=STOPS)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return fenced("```\n" + text) if style == "chat" else cut_at(text, STOPS)

@@ -16,6 +16,7 @@ from typing import Any
 from evaluation.humaneval import LIMITS, chat_request
 from evaluation.sandbox import Sandbox
 from evaluation.task import (
+    Continuation,
     Control,
     Item,
     Request,
@@ -28,8 +29,7 @@ from evaluation.task import (
     to_items,
 )
 from evaluation.verdicts import Verdict, judge_python
-from model.schema import DiffcoderError, FillRequest
-from model.schema import Limits as Budget
+from model.schema import DiffcoderError
 
 END = "[DONE]"
 SLOW = replace(LIMITS, wall_s=300.0, cpu_s=60, memory_mb=2048)
@@ -71,8 +71,7 @@ class Mbpp(Task):
         if style == "chat":
             return chat_request(f'"""\n{item.row[self.text]}\n{item.row["test_list"][0]}\n"""')
         examples = "".join(shown(e.row, e.row[self.text], clean(e.row["code"])) for e in self._examples)
-        prefix = examples + shown(item.row, item.row[self.text], None)
-        return FillRequest(prefix=prefix, language="python", limits=Budget(max_tokens=512, stop=(END,)))
+        return Continuation(prompt=examples + shown(item.row, item.row[self.text], None), stop=(END,))
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return fenced("```\n" + text) if style == "chat" else cut_at(text, (END,))
@@ -118,7 +117,7 @@ class MbppPlus(Task):
         problem = f'"""\n{item.row["prompt"]}\n{item.row["test_list"][0]}\n"""\n'
         if style == "chat":
             return chat_request(problem)
-        return FillRequest(prefix=problem, language="python", limits=Budget(max_tokens=512, stop=STOPS))
+        return Continuation(prompt=problem, stop=STOPS)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return fenced("```\n" + text) if style == "chat" else cut_at(text, STOPS)

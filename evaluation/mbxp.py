@@ -13,10 +13,19 @@ from pathlib import Path
 from evaluation.humaneval import LIMITS, STOPS
 from evaluation.languages import LANGUAGES, run_program
 from evaluation.sandbox import Sandbox
-from evaluation.task import Control, Item, Request, Style, Task, cut_at, data_file, read_rows, to_items
+from evaluation.task import (
+    Continuation,
+    Control,
+    Item,
+    Request,
+    Style,
+    Task,
+    cut_at,
+    data_file,
+    read_rows,
+    to_items,
+)
 from evaluation.verdicts import Verdict, judge_python
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 FILES = {
     "python": "mxeval/mbpp_release_v1.jsonl.gz",
@@ -46,8 +55,7 @@ class Mbxp(Task):
 
     def request(self, item: Item, style: Style) -> Request:
         stop = STOPS if self.language == "python" else ()
-        limits = Budget(max_tokens=512, stop=stop)
-        return FillRequest(prefix=item.row["prompt"], language=self.language, limits=limits)
+        return Continuation(prompt=item.row["prompt"], stop=stop)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         if self.language == "python":

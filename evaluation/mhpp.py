@@ -17,6 +17,7 @@ from evaluation.humaneval import LIMITS, STOPS
 from evaluation.sandbox import Sandbox
 from evaluation.task import (
     Chat,
+    Continuation,
     Control,
     Item,
     Request,
@@ -29,8 +30,6 @@ from evaluation.task import (
     to_items,
 )
 from evaluation.verdicts import Verdict, judge_python
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 # An example's expected text is compared as a value where it is one, otherwise as what the interpreter shows.
 EXAMPLE = """
@@ -62,8 +61,7 @@ class Mhpp(Task):
     def request(self, item: Item, style: Style) -> Request:
         if style == "chat":
             return Chat(user=item.row["prompt"], max_tokens=1024)
-        prefix = item.row["question"].rstrip() + "\n"
-        return FillRequest(prefix=prefix, language="python", limits=Budget(max_tokens=768, stop=STOPS))
+        return Continuation(prompt=item.row["question"].rstrip() + "\n", stop=STOPS, max_tokens=768)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return fenced(text) if style == "chat" else cut_at(text, STOPS)

@@ -14,10 +14,19 @@ from pathlib import Path
 
 from evaluation.languages import LANGUAGES, run_program
 from evaluation.sandbox import Sandbox
-from evaluation.task import Control, Item, Request, Style, Task, cut_at, data_file, read_rows, to_items
+from evaluation.task import (
+    Continuation,
+    Control,
+    Item,
+    Request,
+    Style,
+    Task,
+    cut_at,
+    data_file,
+    read_rows,
+    to_items,
+)
 from evaluation.verdicts import Verdict
-from model.schema import FillRequest
-from model.schema import Limits as Budget
 
 # Bodies for HumanEval_23_strlen, ours.
 STRLEN = {
@@ -52,8 +61,7 @@ class MultiplE(Task):
         return to_items(read_rows(path), path, key="name", needs=("prompt", "tests", "stop_tokens"))
 
     def request(self, item: Item, style: Style) -> Request:
-        limits = Budget(max_tokens=512, stop=tuple(item.row["stop_tokens"]))
-        return FillRequest(prefix=item.row["prompt"], language=self.language, limits=limits)
+        return Continuation(prompt=item.row["prompt"], stop=tuple(item.row["stop_tokens"]))
 
     def extract(self, item: Item, text: str, style: Style) -> str:
         return cut_at(text, item.row["stop_tokens"])

@@ -45,7 +45,15 @@ class Chat(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens: int = 512
 
 
-Request = FillRequest | EditRequest | Chat
+class Continuation(msgspec.Struct, frozen=True, kw_only=True):
+    """A request to write on after `prompt`, with no marks and no rules but these: as harnesses ask base models."""
+
+    prompt: str
+    stop: tuple[str, ...] = ()
+    max_tokens: int = 512
+
+
+Request = FillRequest | EditRequest | Chat | Continuation
 
 
 class Item(msgspec.Struct, frozen=True):

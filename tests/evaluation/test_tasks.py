@@ -15,7 +15,7 @@ from evaluation.humaneval_infilling import multi_line
 from evaluation.languages import LANGUAGES, run_program
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_one
-from evaluation.task import Chat, Item, Task, cut_at, fenced, read_rows
+from evaluation.task import Chat, Continuation, Item, Task, cut_at, fenced, read_rows
 from model.schema import DiffcoderError, EditRequest, FillRequest
 
 
@@ -61,8 +61,8 @@ def test_humaneval(humaneval: Path, sandbox: Sandbox) -> None:
     ]
     assert verdicts(task, add, sandbox, *cheats) == [False, False, False]
     request = task.request(add, "completion")
-    assert isinstance(request, FillRequest)
-    assert request.prefix == add.row["prompt"]
+    assert isinstance(request, Continuation)
+    assert request.prompt == add.row["prompt"]
     assert task.extract(add, "    return 1\n\ndef next():\n", "completion") == "    return 1\n"
     chat = task.request(add, "chat")
     assert isinstance(chat, Chat)
@@ -132,9 +132,9 @@ def test_mbpp(rows, sandbox: Sandbox) -> None:
     ]
     assert verdicts(task, items[1], sandbox, "import math\n" + node["code"]) == [True]
     request = task.request(items[0], "completion")
-    assert isinstance(request, FillRequest)
-    assert request.prefix.count("[BEGIN]") == 4
-    assert request.prefix.count("[DONE]") == 3
+    assert isinstance(request, Continuation)
+    assert request.prompt.count("[BEGIN]") == 4
+    assert request.prompt.count("[DONE]") == 3
 
 
 def test_mbppplus(rows, sandbox: Sandbox) -> None:
