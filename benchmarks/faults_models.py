@@ -5,12 +5,12 @@ its bar. Everything runs offline on models and data wheels that it builds itself
 which take the real default model when it is in the cache, and `--only real`, which pulls the registry's
 `tiny` from its real source.
 
-What "accepted" means: the engine opens a registered model through `store.verify` (every byte against the
-pinned hash) and then `open_checkpoint` and `load_tokenizer` (every header). A mutated file is accepted when
-all three let it pass. The readers are also run on their own, as for a file the user names by path, which
-has no hash: there a mutation can leave a well-formed file of other content (another rotary base, say). The
-bar for that is that they either refuse it with a sentence or read it to the end; anything else is a crash.
-How many the readers refuse alone is printed.
+What "accepted" means: `loading.load`, which is what the engine calls, returns a model. For a registered model
+that takes every header to be sound and, before anything is made of the file, every byte to have the pinned
+hash. The readers are also run on their own, as for a file the user names by path, which has no hash: there
+a mutation can leave a well-formed file of other content (another rotary base, say). The bar for that is
+that they either refuse it with a sentence or read it to the end; anything else is a crash. How many the
+readers refuse alone is printed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from typing import BinaryIO
 import gguf
 import numpy as np
 
-from model import store
+from model import loading, store
 from model.checkpoints import open_checkpoint
 from model.headers import GgufHeader
 from model.schema import DiffcoderError
@@ -72,7 +72,7 @@ def write_tiny_gguf(path: Path, seed: int = 0) -> None:
     """
     rng = np.random.default_rng(seed)
     width, heads, kv_heads, mlp, layers = 64, 4, 2, 96, 2
-    tokens = ["<|end|>", *(chr(char) for char in _byte_chars()), "Ġa", "in"]
+    tokens = ["<|endoftext|>", *(chr(char) for char in _byte_chars()), "Ġa", "in"]
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_block_count(layers)
     writer.add_context_length(256)
@@ -303,6 +303,7 @@ def mutated_headers(count: int) -> list[Figure]:
         for place, name in zip(places, files, strict=True):  # the unbroken files pass
             read_all(place)
             store.verify(name)
+        loading.load("broken-gguf", form="fp32")
         usual = [_peak(place) for place in places]
         for turn in range(count):
             which = turn % 2
@@ -321,7 +322,7 @@ def mutated_headers(count: int) -> list[Figure]:
                     outcome = _refuses(places[which])
                     slowest = max(slowest, time.perf_counter() - began)
                     refused_alone += outcome
-                store.verify(list(files)[which])
+                loading.load(list(files)[which], form="fp32")
                 accepted += 1
             except DiffcoderError:
                 pass
@@ -417,7 +418,7 @@ def _flip(file: BinaryIO, at: int, bit: int) -> None:
 # a process started. With K = 0 it runs to its end and prints how many steps there were.
 _KILLED_PULL = """
 import os, signal, sys
-from model import store
+from model import loading, store
 name, last = sys.argv[1], int(sys.argv[2])
 steps = 0
 kinds = {"open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "shutil.rmtree", "subprocess.Popen"}

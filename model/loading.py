@@ -25,7 +25,7 @@ from torch import Tensor
 from model import profiles, registry, store
 from model.adapters import AdapterFile, read_adapter
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
-from model.decoder import Decoder, Layer, Linear
+from model.decoder import Config, Decoder, Layer, Linear
 from model.headers import SafetensorsHeader
 from model.profiles import Profile
 from model.quantise import Fp32Linear, Int8Linear, quantise_weight
@@ -65,9 +65,17 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
     entry = registry.find(name)
     path = store.model_path(name)
     checkpoint = open_checkpoint(path)
+    converted = store.converted_path(name, "int8.safetensors")
+    cached = store.converted_path(name, "tokenizer.json")
+    current = form == "int8" and _is_current(converted, checkpoint.config)
+    if not current or not store.is_sealed(cached):
+        store.verify(name)  # every byte, before anything is made of the file
     with ThreadPoolExecutor(1) as pool:
-        weights = pool.submit(_int8, name, checkpoint) if form == "int8" else pool.submit(_fp32, checkpoint)
-        tokenizer = load_tokenizer(checkpoint, cached=store.converted_path(name, "tokenizer.json"))
+        if form == "int8":
+            weights = pool.submit(_int8, name, checkpoint, converted, current)
+        else:
+            weights = pool.submit(_fp32, checkpoint)
+        tokenizer = load_tokenizer(checkpoint, cached=cached)
         tokens = TokenTable(tokenizer, checkpoint.config.vocab)
         profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
         decoder, head = weights.result()
@@ -124,11 +132,10 @@ def _fp32(checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
     return decoder, _Head(head, None)
 
 
-def _int8(name: str, checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
-    path = store.converted_path(name, "int8.safetensors")
-    if not _is_current(path):
+def _int8(name: str, checkpoint: Checkpoint, path: Path, current: bool) -> tuple[Decoder, _Head]:
+    if not current:
         with store.lock(name):
-            if not _is_current(path):  # another process may have made it meanwhile
+            if not _is_current(path, checkpoint.config):  # another process may have made it meanwhile
                 convert(checkpoint, path)
     c, header = checkpoint.config, SafetensorsHeader(path)
 
@@ -219,13 +226,15 @@ def _norms(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
     return {name: checkpoint.tensor(f"layers.{layer}.{name}.weight") for name in names}
 
 
-def _is_current(path: Path) -> bool:
+def _is_current(path: Path, config: Config) -> bool:
+    """Whether the converted form is whole and was made of a model of this shape, as it is made today."""
     if not path.is_file() or not store.is_sealed(path):
         return False
     try:
-        return SafetensorsHeader(path).metadata.get("format") == FORMAT
+        facts = SafetensorsHeader(path).metadata
     except DiffcoderError:
         return False
+    return facts.get("format") == FORMAT and facts.get("config") == json.dumps(asdict(config))
 
 
 def _mapped(header: SafetensorsHeader, name: str) -> Tensor:

@@ -22,7 +22,7 @@ import pytest
 
 from benchmarks import faults_models
 from benchmarks.faults_models import register, write_wheel
-from model import disk, fetching, store
+from model import disk, fetching, loading, store
 from model.schema import DiffcoderError
 
 CONTENT = bytes(range(256)) * 2_000  # 512,000 bytes
@@ -536,6 +536,39 @@ os.kill(os.getpid(), signal.SIGKILL)
     while psutil.pid_exists(child) and psutil.Process(child).status() != psutil.STATUS_ZOMBIE:
         assert time.monotonic() < deadline, "the download outlived its parent"
         time.sleep(0.1)
+
+
+def test_loading_checks_every_byte_before_it_makes_anything_of_a_file(cache: Path, tmp_path: Path) -> None:
+    faults_models.write_tiny_gguf(tmp_path / "ours.gguf")
+    content = (tmp_path / "ours.gguf").read_bytes()
+    file = ours(cache, {"kind": "folder", "path": str(tmp_path)}, content=content)
+    store.pull("ours")
+    converted = store.converted_path("ours", "int8.safetensors")
+    rope = (
+        content.index(b"llama.rope.freq_base") + 20 + 4 + 2
+    )  # a byte of the number: well-formed whatever it is
+    for at in (rope, len(content) - 100):
+        file.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        for form in ("int8", "fp32"):
+            with pytest.raises(DiffcoderError) as caught:
+                loading.load("ours", form=form)
+            assert caught.value.code == "corrupt_model"
+        assert not converted.parent.exists()
+    file.write_bytes(content)
+    config = loading.load("ours").decoder.config
+    assert store.is_sealed(converted)
+    # a header damaged after the conversion is not believed either
+    file.write_bytes(content[:rope] + bytes([content[rope] ^ 1]) + content[rope + 1 :])
+    with pytest.raises(DiffcoderError) as caught:
+        loading.load("ours")
+    assert caught.value.code == "corrupt_model"
+    # and a damaged conversion is made anew
+    file.write_bytes(content)
+    data = bytearray(converted.read_bytes())
+    data[-1] ^= 1
+    converted.write_bytes(data)
+    assert loading.load("ours").decoder.config == config
+    assert store.is_sealed(converted)
 
 
 def test_killed_pulls_and_flipped_bits() -> None:

@@ -244,9 +244,9 @@ def test_a_gguf_tokenizer_through_an_open_checkpoint(tmp_path: Path) -> None:
     checkpoint = open_checkpoint(path)
     tokenizer = load_tokenizer(checkpoint)
     table = TokenTable(tokenizer, checkpoint.config.vocab)
-    text = "in a <|end|> — ∀ 🙂\r\n\0"
+    text = "in a <|endoftext|> — ∀ 🙂\r\n\0"
     assert table.decode(encode_text(tokenizer, text)) == text
-    assert table.special_ids == {"<|end|>": 0}
+    assert table.special_ids == {"<|endoftext|>": 0}
     assert table.not_text == {0}
 
 
