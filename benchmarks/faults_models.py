@@ -112,7 +112,7 @@ def write_tiny_gguf(path: Path, seed: int = 0) -> None:
 
 
 def write_tiny_folder(folder: Path, seed: int = 0) -> None:
-    """A sound Hugging Face folder: a Qwen3 of 2 layers in one safetensors file of about 60 kB."""
+    """A sound Hugging Face folder: a Qwen3 of 2 layers in one safetensors file of about 100 kB, its tokenizer."""
     import torch
     from safetensors.torch import save_file
 
@@ -125,14 +125,14 @@ def write_tiny_folder(folder: Path, seed: int = 0) -> None:
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 8,
-        "vocab_size": 128,
+        "vocab_size": 320,
         "max_position_embeddings": 256,
         "rms_norm_eps": 1e-6,
         "rope_theta": 10_000.0,
         "tie_word_embeddings": True,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    shapes = {"model.embed_tokens.weight": (128, 32), "model.norm.weight": (32,)}
+    shapes = {"model.embed_tokens.weight": (320, 32), "model.norm.weight": (32,)}
     for n in range(2):
         names = {
             "input_layernorm": (32,),
@@ -150,6 +150,9 @@ def write_tiny_folder(folder: Path, seed: int = 0) -> None:
         shapes |= {f"model.layers.{n}.{name}.weight": shape for name, shape in names.items()}
     torch.manual_seed(seed)
     save_file({name: torch.randn(shape) for name, shape in shapes.items()}, folder / "model.safetensors")
+    with tempfile.TemporaryDirectory() as other:
+        write_tiny_gguf(Path(other) / "model.gguf")
+        load_tokenizer(Path(other) / "model.gguf").save(str(folder / "tokenizer.json"))
 
 
 def _byte_chars() -> list[int]:
@@ -299,11 +302,12 @@ def mutated_headers(count: int) -> list[Figure]:
         for place, content in zip(places, (gguf_bytes, tensors_bytes), strict=True):
             place.parent.mkdir(parents=True)
             place.write_bytes(content)
-        shutil.copyfile(sound_folder / "config.json", places[1].parent / "config.json")
+        for beside in ("config.json", "tokenizer.json"):
+            shutil.copyfile(sound_folder / beside, places[1].parent / beside)
         for place, name in zip(places, files, strict=True):  # the unbroken files pass
             read_all(place)
             store.verify(name)
-        loading.load("broken-gguf", form="fp32")
+            loading.load(name, form="fp32")
         usual = [_peak(place) for place in places]
         for turn in range(count):
             which = turn % 2

@@ -11,7 +11,7 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
-from typing import Literal, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -81,25 +81,6 @@ class LocalFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag_fie
 Source = Hub | Wheels | Folder | LocalFile
 
 
-class Facts(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """What a maker's own files say of the weights, for families whose ids are not read from the model file.
-
-    `shift`: logits at a place predict the next token (AR) rather than the place's own (diffusion).
-    `weights`: "merged" (one set for clean and noisy tokens), "gated" (an adapter on noisy rows) or "base".
-    `blocks_at`: "absolute" multiples of the block or from the "gap". `fim`: the marks in the order they
-    stand in a prompt.
-    """
-
-    mask_id: int | None = None
-    bos_id: int | None = None
-    eos_ids: tuple[int, ...] = ()
-    shift: bool = True
-    weights: Literal["merged", "gated", "base"] = "base"
-    blocks_at: Literal["absolute", "gap"] = "gap"
-    fim: tuple[str, ...] = ()
-    chat: str | None = None
-
-
 class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One model. Sizes are bytes; see registry.toml for what each field means. `name` comes from the
     table's key.
@@ -114,7 +95,6 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=Tru
     verify: Verify = "ar"
     block: int = 1
     files: tuple[File, ...] = ()
-    facts: Facts | None = None
     name: str = ""
 
     def __post_init__(self) -> None:

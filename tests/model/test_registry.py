@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from model import registry
+from model import loading, profiles, registry
 from model.registry import Hub, Wheels
 from model.schema import DiffcoderError
 
@@ -55,12 +55,18 @@ def test_the_models_that_are_there_from_the_start(cache: Path) -> None:
     for name in ("base", "instruct"):
         diffusion, twin = entries[f"stable-diffcoder-8b-{name}"], entries[f"seed-coder-8b-{name}"]
         assert isinstance(diffusion.sources[0], Hub)
-        assert diffusion.facts is not None
-        assert twin.facts is not None
-        facts = diffusion.facts
-        assert (facts.mask_id, facts.eos_ids, facts.shift, diffusion.block) == (5, (2,), False, 4)
-        assert (facts.weights, facts.blocks_at, diffusion.verify) == ("merged", "absolute", "none")
-        assert (twin.facts.mask_id, twin.facts.shift, twin.block) == (None, True, 1)
+        assert isinstance(twin.sources[0], Hub)
+        assert (diffusion.block, diffusion.verify, twin.block, twin.verify) == (4, "none", 1, "ar")
+
+
+def test_what_the_registry_says_is_what_the_profiles_say(cache: Path) -> None:
+    for entry in registry.entries().values():
+        profile = profiles.PROFILES[entry.profile]
+        assert entry.verify == ("none" if profile.weights == "merged" else "ar"), entry.name
+        shipped = loading.shipped_adapter(entry.name)
+        assert entry.block == (1 if profile.weights == "gated" and shipped is None else profile.block), (
+            entry.name
+        )
 
 
 def test_a_users_own_entries(cache: Path) -> None:
