@@ -2,12 +2,13 @@
 sentence.
 
 MBPP is asked with the paper's three examples (tasks 2, 3, 4) and scored on its test split (tasks 11-510).
-MBPP+ is asked as EvalPlus does: the sentence and one test in a docstring. Names that a test uses and nobody
-else defines are taken from the program.
+MBPP+ is asked as EvalPlus does: the sentence and one test in a docstring. The names that the tests use and
+the reference solution defines are taken from the program.
 """
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -81,7 +82,10 @@ class Mbpp(Task):
         setup = [*row.get("test_imports", ()), clean(row.get("test_setup_code", ""))]
         tests = "\n".join([*setup, *map(clean, row["test_list"])])
         objects = bool(row.get("test_setup_code"))
-        return judge_python(sandbox, completion, tests, objects=objects, limits=SLOW)
+        setup, names = reference(clean(row["code"]), tests)
+        return judge_python(
+            sandbox, completion, tests, setup=setup, names=names, objects=objects, limits=SLOW
+        )
 
     def controls(self, item: Item) -> Iterable[Control]:
         yield Control("canonical", clean(item.row["code"]), True)
@@ -133,6 +137,20 @@ class MbppPlus(Task):
     def controls(self, item: Item) -> Iterable[Control]:
         yield Control("canonical", clean(item.row["code"]), True)
         yield Control("empty", "\n", False)
+
+
+def reference(code: str, tests: str) -> tuple[str, list[str]]:
+    """What the tests need, by the reference solution: its imports, and the functions and classes they name.
+
+    Some problems ask for a function with a built-in's name (`sum`), so that a built-in alone says nothing.
+    """
+    used = {node.id for node in ast.walk(ast.parse(tests)) if isinstance(node, ast.Name)}
+    body = ast.parse(code).body
+    imports = [ast.unparse(node) for node in body if isinstance(node, ast.Import | ast.ImportFrom)]
+    names = [
+        node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in used
+    ]
+    return "\n".join(imports), names
 
 
 def tested_name(tests: str, completion: str) -> Sequence[str]:

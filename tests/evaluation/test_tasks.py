@@ -118,19 +118,28 @@ def test_mbpp(rows, sandbox: Sandbox) -> None:
             "class Node:\r\n  def __init__(self, v):\r\n    self.v = v\r\n    self.next = None\r\n"
             "def depth(n):\r\n  return 0 if n is None else 1 + depth(n.next)"
         ),
-        "test_list": ["assert depth(root) == 2", "assert math.sqrt(depth(root) * 2) == 2"],
+        "test_list": ["assert depth(root) == 2", "assert 4 - depth(root) == 2"],
         "test_setup_code": "root = Node(1)\r\nroot.next = Node(2)",
+    }
+    total = row | {
+        "task_id": 13,
+        "code": "def sum(a):\r\n  return max(a)",
+        "test_list": ["assert sum([1, 2]) == 2"],
     }
     shots = [row | {"task_id": n} for n in (2, 3, 4)]
     task = one("mbpp")
-    items = task.items(rows("mbpp.jsonl.gz", [*shots, row, node]))
-    assert [item.id for item in items] == ["11", "12"]
+    items = task.items(rows("mbpp.jsonl.gz", [*shots, row, node, total]))
+    assert [item.id for item in items] == ["11", "12", "13"]
     assert verdicts(task, items[0], sandbox, row["code"], "def larger(a, b):\n    return a\n", "") == [
         True,
         False,
         False,
     ]
-    assert verdicts(task, items[1], sandbox, "import math\n" + node["code"]) == [True]
+    assert verdicts(task, items[1], sandbox, node["code"]) == [True]
+    assert verdicts(task, items[2], sandbox, total["code"], "def total(a):\n    return max(a)\n") == [
+        True,
+        False,
+    ]
     request = task.request(items[0], "completion")
     assert isinstance(request, Continuation)
     assert request.prompt.count("[BEGIN]") == 4
