@@ -61,14 +61,14 @@ print(f"heapify of the filled module orders {right:,} of 1,000 random lists")
 )
 
 WISH = Wish(
-    module="string",
-    first="def capwords(",
-    last="    return (sep or ' ')",
-    instruction="Write the words in upper case.",
+    module="shlex",
+    first="def join(",
+    last="    return ",
+    instruction="Join the words with a comma and a space.",
     check="""\
 import new, old
-for words in ("to be or  not", "a-b"):
-    print(f"capwords({words!r}) is {new.capwords(words)!r}, was {old.capwords(words)!r}")
+words = ["ls", "-l", "my file"]
+print(f"join({words!r}) is {new.join(words)!r}, was {old.join(words)!r}")
 """,
 )
 
@@ -99,7 +99,12 @@ def show_gap(screen: Screen, cut: Cut) -> None:
     screen.note(f"$ diffcoder fill {path}:{line}:{column}")
     new = fill(f"{path}:{line}:{column}", Limits())
     filled = new[len(before) : len(new) - len(after)]
-    screen.note("the very text that was cut out" if filled == cut.text else "not the text that was cut out")
+    if filled == cut.text:
+        screen.note("the very text that was cut out")
+    elif filled.strip() == cut.text.strip():
+        screen.note("the text that was cut out, but for white space at its ends")
+    else:
+        screen.note("not the text that was cut out")
     screen.note(_run(cut.check, old, new))
 
 
