@@ -79,10 +79,9 @@ class Mbpp(Task):
 
     def score(self, item: Item, completion: str, sandbox: Sandbox) -> Verdict:
         row = item.row
-        setup = [*row.get("test_imports", ()), clean(row.get("test_setup_code", ""))]
-        tests = "\n".join([*setup, *map(clean, row["test_list"])])
-        objects = bool(row.get("test_setup_code"))
-        setup, names = reference(clean(row["code"]), tests)
+        before = [*row.get("test_imports", ()), clean(row.get("test_setup_code", ""))]
+        tests = "\n".join([*before, *map(clean, row["test_list"])])
+        setup, names, objects = reference(clean(row["code"]), tests)
         return judge_python(
             sandbox, completion, tests, setup=setup, names=names, objects=objects, limits=SLOW
         )
@@ -139,8 +138,9 @@ class MbppPlus(Task):
         yield Control("empty", "\n", False)
 
 
-def reference(code: str, tests: str) -> tuple[str, list[str]]:
-    """What the tests need, by the reference solution: its imports, and the functions and classes they name.
+def reference(code: str, tests: str) -> tuple[str, list[str], bool]:
+    """What the tests need, by the reference solution: its imports, the functions and classes they name, and
+    whether there are classes among them, whose objects the tests then hold.
 
     Some problems ask for a function with a built-in's name (`sum`), so that a built-in alone says nothing.
     """
@@ -150,7 +150,8 @@ def reference(code: str, tests: str) -> tuple[str, list[str]]:
     names = [
         node.name for node in body if isinstance(node, ast.FunctionDef | ast.ClassDef) and node.name in used
     ]
-    return "\n".join(imports), names
+    classes = any(isinstance(node, ast.ClassDef) and node.name in used for node in body)
+    return "\n".join(imports), names, classes
 
 
 def tested_name(tests: str, completion: str) -> Sequence[str]:
