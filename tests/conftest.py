@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -16,6 +17,9 @@ from model import store
 from model.schema import DiffcoderError
 
 ROOT = Path(__file__).resolve().parents[1]
+
+# A shell starts background jobs with interrupts ignored, and what the tests start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
