@@ -52,8 +52,8 @@ def write_on(model: GatedModel, prompts: list[Ids], tokens: int, stop: int) -> l
     following = []
     for row, prompt in enumerate(prompts):
         cache, hidden_CD = model.read(as_ids(prompt))
-        batch.keys[:, row, :, : len(prompt)] = cache.keys
-        batch.values[:, row, :, : len(prompt)] = cache.values
+        batch.keys[:, row, :, : len(prompt)] = cache.keys[:, :, : len(prompt)]
+        batch.values[:, row, :, : len(prompt)] = cache.values[:, :, : len(prompt)]
         following.append(model.choose(hidden_CD[-1:]))
     found = [torch.cat(following)]
     for _ in range(tokens - 1):

@@ -204,8 +204,8 @@ def test_cruxeval(rows, sandbox: Sandbox) -> None:
     text = "1. s is 'ab'\n[/THOUGHT]\n[ANSWER]\nassert f('ab') == 'ba'\n[/ANSWER]"
     assert thought.extract(item, text, "completion") == "'ba'"
     request = output.request(item, "completion")
-    assert isinstance(request, FillRequest)
-    assert request.prefix.endswith(
+    assert isinstance(request, Continuation)
+    assert request.prompt.endswith(
         "def f(s):\n    return s[::-1]\nassert f('ab') == ??\n[/PYTHON]\n[ANSWER]\n"
     )
 
