@@ -8,11 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench faults lock clean model
+.PHONY: help setup demo test lint bench faults faults-lsp lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
 
 # torch goes first and alone: asked for by this exact version, pip takes a CPU build where the user's
 # settings offer one; as somebody's dependency it would take the newest CUDA build, gigabytes larger.
@@ -54,6 +54,9 @@ bench: $(VENV)/.installed-bench model ## Measure speed and memory against llama.
 
 faults: $(VENV)/.installed-dev model ## Break things on purpose: kills, cancels, corrupt models, torn downloads
 	@$(BIN)/python -P -m benchmarks.faults
+
+faults-lsp: $(VENV)/.installed-dev ## Break the language server: random edits, mutated frames, broken handlers
+	@$(BIN)/python -P -m benchmarks.faults_lsp
 
 lock: $(VENV)/.installed-dev $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) list --format=freeze --exclude-editable \

@@ -119,9 +119,9 @@ class Ignored:
             except (OSError, ValueError):
                 return None
             known = self._specs[file] = (changed, spec)
-        spec = known[1]
-        assert isinstance(spec, pathspec.GitIgnoreSpec)
-        return spec.check_file(relative).include
+        found = known[1]
+        assert isinstance(found, pathspec.GitIgnoreSpec)
+        return found.check_file(relative).include
 
 
 def outline(document: Document, chars: int) -> str:

@@ -183,7 +183,7 @@ class Connection:
         def done(task: asyncio.Task[Any]) -> None:
             self._background.discard(task)
             if not task.cancelled() and isinstance(error := task.exception(), Exception):
-                self._failed(work.__qualname__, error)
+                self._failed(getattr(work, "__qualname__", "a task"), error)
 
         task.add_done_callback(done)
         return task
@@ -207,7 +207,7 @@ class Connection:
 
     def _receive(self, body: bytes) -> None:
         try:
-            message = msgspec.json.decode(body, type=_Message)
+            message: _Message | None = msgspec.json.decode(body, type=_Message)
         except (msgspec.MsgspecError, UnicodeError):
             message = self._second_reading(body)
         if message is None:

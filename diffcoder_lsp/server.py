@@ -20,7 +20,7 @@ import msgspec
 from diffcoder_lsp import settings as settings_module
 from diffcoder_lsp.applying import Client, applied, moved, smallest, workspace_edit
 from diffcoder_lsp.context import Ignored
-from diffcoder_lsp.documents import Document, Documents, path_of
+from diffcoder_lsp.documents import Document, Documents, Encoding, path_of
 from diffcoder_lsp.engine_client import AsyncEngineClient
 from diffcoder_lsp.engine_link import EngineLink, shown
 from diffcoder_lsp.features import edit, fix, gapfill, implement
@@ -142,7 +142,7 @@ class Server:
         self._asked, self.client = params, Client.of(params)
         offered = params.can("general.positionEncodings")
         offered = offered if isinstance(offered, list) else []
-        encoding = next((each for each in offered if each in ENCODINGS), "utf-16")
+        encoding: Encoding = next((each for each in offered if each in ENCODINGS), "utf-16")
         self.session.documents.encoding = encoding
         self._layers["initializationOptions"] = params.initialization_options
         self._read_settings()

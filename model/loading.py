@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import struct
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -37,8 +36,6 @@ FORMAT = "3"  # of converted files; a file of another format is made anew
 FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 _KINDS = {torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
 _HEADER_ROOM = (1 << 20) - 8  # bytes: of ten thousand tensors
-
-warnings.filterwarnings("ignore", "The given NumPy array is not writable")  # of mapped files, as it should be
 
 TWO_DIGITS = ("qkv",)  # linears whose inputs need more than 7 bits (quantise.Int8Linear)
 
@@ -241,4 +238,5 @@ def _mapped(header: SafetensorsHeader, name: str) -> Tensor:
     """A tensor read through the page cache, on demand: its rows take memory when they are first looked up."""
     region = header.regions[name]
     dtype = np.float16 if region.kind == "F16" else np.int8
-    return torch.from_numpy(np.memmap(header.path, dtype, "r", region.start, tuple(region.shape)))
+    # Mode "c": a private mapping, which torch need not warn about; nobody writes to it.
+    return torch.from_numpy(np.memmap(header.path, dtype, "c", region.start, tuple(region.shape)))

@@ -69,5 +69,5 @@ def test_the_demo_says_what_it_got(home, default_model):
     text = run("demo")
     assert "for i in reversed(range(n//2)):" in text
     assert "of 1,000 random lists" in text
-    assert "--- a/" in text
+    assert "--- a/" in text or "the model changed nothing" in text
     assert text.count(" forwards · ") == 2

