@@ -84,7 +84,9 @@ def write_model(
     return model.eval()
 
 
-def write_adapter(path: Path, config: Config, base_sha256: str, rank: int = 4) -> Path:
+def write_adapter(
+    path: Path, config: Config, base_sha256: str, rank: int = 4, changes: dict[str, str] | None = None
+) -> Path:
     """A random gated adapter in the file format; `changes` go into its metadata."""
     generator = torch.Generator().manual_seed(2)
 
@@ -107,5 +109,5 @@ def write_adapter(path: Path, config: Config, base_sha256: str, rank: int = 4) -
             tensors[f"layers.{layer}.{name}.lora_A"] = random(rank, width)
             tensors[f"layers.{layer}.{name}.lora_B"] = random(out, rank)
     facts = {"kind": "gated", "rank": json.dumps(rank), "scale": json.dumps(2.0), "base_sha256": base_sha256}
-    save_file(tensors, path, facts | changes)
+    save_file(tensors, path, facts | (changes or {}))
     return path
