@@ -44,9 +44,11 @@ class Config:
     context: int
 
 
-# Matrix products below these sizes go to kernels of the BLAS that add up in another order, and a row's result would
-# depend on its neighbours: found by trying every size (MKL 2024.2, AVX2; tests/model/test_decoder.py holds it).
-LEAST_ROWS, LEAST_KEYS = 8, 16
+# What the BLAS adds up in which order depends on the sizes of a product. In products of 8 to 448 rows, over keys in blocks
+# of 256, a row's result was never seen to depend on its neighbours (MKL 2024.2, AVX2, one and two threads;
+# tests/model/test_decoder.py holds it): smaller ones are padded, larger ones cut.
+LEAST_ROWS, KEY_BLOCK = 8, 256
+MOST_TOKENS = 32
 
 
 class Attention(Protocol):
@@ -188,6 +190,13 @@ def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor 
     The G query heads of a key/value head are stacked as rows of one product: each key is read once for all of them.
     """
     n, heads, e = q_NHE.shape
+    if n > MOST_TOKENS:
+        parts = zip(
+            q_NHE.split(MOST_TOKENS),
+            [None] * -(-n // MOST_TOKENS) if bias_NT is None else bias_NT.split(MOST_TOKENS),
+            strict=True,
+        )
+        return torch.cat([attend(q, keys_KTE, values_KTE, bias) for q, bias in parts])
     k = keys_KTE.shape[0]
     g = heads // k
     q = q_NHE.reshape(n, k, g, e).permute(1, 0, 2, 3).reshape(k, n * g, e) * e**-0.5
@@ -197,7 +206,12 @@ def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor 
     if bias_NT is not None:
         start = scores.shape[-1] - bias_NT.shape[-1]
         scores[:, : n * g].view(k, n, g, -1)[..., start:] += bias_NT[:, None]
-    out = torch.bmm(scores.softmax(-1), values_KTE)[:, : n * g]
+    weights = scores.softmax(-1)
+    # Summed over keys in blocks of one size: of a longer sum, the library chooses the pieces by its length.
+    out = torch.bmm(weights[..., :KEY_BLOCK], values_KTE[:, :KEY_BLOCK])
+    for start in range(KEY_BLOCK, keys_KTE.shape[1], KEY_BLOCK):
+        out += torch.bmm(weights[..., start : start + KEY_BLOCK], values_KTE[:, start : start + KEY_BLOCK])
+    out = out[:, : n * g]
     return out.view(k, n, g, e).permute(1, 0, 2, 3).reshape(n, heads, e)
 
 
@@ -209,7 +223,7 @@ class KVCache:
     """
 
     def __init__(self, config: Config, capacity: int):
-        shape = (config.layers, config.kv_heads, max(capacity, LEAST_KEYS), config.head_dim)
+        shape = (config.layers, config.kv_heads, -(-capacity // KEY_BLOCK) * KEY_BLOCK, config.head_dim)
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.capacity, self.length = capacity, 0
         self._bias: Tensor | None = None
@@ -239,7 +253,7 @@ class KVCache:
         if not len(q_NHE):
             return q_NHE
         bias = None if self._bias is None else self._bias[-len(q_NHE) :]
-        if end < LEAST_KEYS:
-            hidden = torch.full((len(q_NHE), LEAST_KEYS - end), -torch.inf)
-            bias, end = hidden if bias is None else torch.cat([bias, hidden], 1), LEAST_KEYS
+        if pad := -end % KEY_BLOCK:
+            hidden = torch.full((len(q_NHE), pad), -torch.inf)
+            bias, end = hidden if bias is None else torch.cat([bias, hidden], 1), end + pad
         return attend(q_NHE, keys[:, :end], values[:, :end], bias)

@@ -312,7 +312,7 @@ def denoise(
 
     `pending`: the prompt's tokens that are not in the cache. With a gated adapter, the clean row before the block
     settles its first place in the forward that commits that row, whatever the rule picks besides. Places that a
-    constraint governs are committed left to right.
+    constraint governs are committed left to right, a gated model's in blocks of their own.
     """
     clean, revealed = list(pending), []
     if network.aligned:
@@ -321,6 +321,8 @@ def denoise(
     while run.stop_reason is None:
         room = run.max_tokens - len(run.tokens)
         size = min(network.block, len(revealed) + room)
+        if network.adapter is not None and run.constraint.allowed() is not None:
+            size = 1  # the clean row before it knows the whole vocabulary, which a constraint may ask for
         block: list[int | None] = [*revealed, *[None] * (size - len(revealed))]
         chances = [1.0] * size
         emitted = len(revealed)
@@ -354,13 +356,8 @@ def _commit(
     masked = [place for place, token in enumerate(block) if token is None]
     if (allowed := run.constraint.allowed()) is not None:
         place = masked[0]
-        if anchor_1V is not None:
-            block[0], chances[0] = run.pick(anchor_1V[0], start, allowed)
-            return
-        if network.draft_vocab_S is not None:
-            allowed = torch.isin(network.draft_vocab_S, allowed).nonzero()[:, 0]
-        index, chances[place] = run.pick(noisy_BS[place - network.shift], start + place, allowed)
-        block[place] = network.drafted([index])[0]
+        row = noisy_BS[place] if anchor_1V is None else anchor_1V[0]
+        block[place], chances[place] = run.pick(row, start + place, allowed)
         return
     picks: list[tuple[int, float]] = []
     entropy: list[float] = []
