@@ -32,7 +32,8 @@ from evaluation.verdicts import Verdict, judge_python
 
 END = "[/ANSWER]"
 OUTPUT = "def answer():\n    return (\n{text}\n)\n"
-INPUT = "def f(*args, **kwargs):\n    return args, kwargs\n\ndef answer():\n    return (\n{text}\n)\n"
+# The function's file stands before, since some inputs use its other names; `f` only hands its arguments over.
+INPUT = "def f(*args, **kwargs):\n    return args, kwargs\n\n" + OUTPUT
 
 
 class Cruxeval(Task):
@@ -75,11 +76,15 @@ class Cruxeval(Task):
             return judge_python(sandbox, OUTPUT.format(text=text), tests, names=["answer"], limits=LIMITS)
         if not text.startswith("f("):
             text = f"f({text})"
+        if "lambda" in row["input"]:  # two problems take functions, which cannot leave their room
+            program = f"{row['code']}\n\n{OUTPUT.format(text=text)}"
+            tests = f"assert answer() == {row['output']}\n"
+            return judge_python(sandbox, program, tests, names=["answer"], limits=LIMITS)
         tests = (
             f"given = answer()\nassert type(given) is tuple and len(given) == 2\n"
             f"assert f(*given[0], **given[1]) == {row['output']}\n"
         )
-        program = INPUT.format(text=text)
+        program = f"{row['code']}\n\n{INPUT.format(text=text)}"
         return judge_python(sandbox, program, tests, setup=row["code"], names=["answer"], limits=LIMITS)
 
     def controls(self, item: Item) -> Iterable[Control]:

@@ -17,7 +17,15 @@ from evaluation.task import Control, Task
 from model.schema import DiffcoderError
 
 # Canonical solutions that do not pass their own tests, by task: measured, and each looked at.
-KNOWN_FAILURES: dict[str, frozenset[str]] = {}
+KNOWN_FAILURES: dict[str, frozenset[str]] = {
+    # its solution needs an npm package (js-md5)
+    "humanevalfix-js": frozenset({"JavaScript/162"}),
+    # functions named `check` as the tests' own (56, 349, 899, 967), solutions that do not parse (64, 966), names that
+    # are defined nowhere (367, 601, 927), assertions that the published solution does not meet (the others)
+    "mbxp-python": frozenset(
+        f"MBPP/{n}" for n in (56, 64, 160, 349, 367, 596, 601, 607, 631, 642, 899, 927, 966, 967)
+    ),
+}
 
 
 @dataclass
