@@ -11,10 +11,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
+
 from diffcoder_lsp.documents import Document, Documents, rebased
 from diffcoder_lsp.edits import Edit, edits
 from diffcoder_lsp.protocol import (
-    AnnotatedTextEdit,
     ApplyEditParams,
     ApplyEditResult,
     ChangeAnnotation,
@@ -89,7 +90,7 @@ def workspace_edit(document: Document, changes: Sequence[Edit], label: str, clie
     identifier = VersionedTextDocumentIdentifier(document.uri, document.version)
     if not client.annotations:
         return WorkspaceEdit(document_changes=[TextDocumentEdit(identifier, plain)])
-    annotated = [AnnotatedTextEdit(edit.range, edit.new_text, "diffcoder") for edit in plain]
+    annotated = [msgspec.structs.replace(edit, annotation_id="diffcoder") for edit in plain]
     return WorkspaceEdit(
         document_changes=[TextDocumentEdit(identifier, annotated)],
         change_annotations={"diffcoder": ChangeAnnotation(label, "written by a model")},

@@ -114,20 +114,17 @@ class CompletionParams(_Struct, frozen=True):
     position: Position
 
 
-class TextEdit(msgspec.Struct, frozen=True, rename="camel"):
+class TextEdit(_Struct, frozen=True):
+    """`annotation_id` makes it an AnnotatedTextEdit."""
+
     range: Range
     new_text: str
-
-
-class AnnotatedTextEdit(msgspec.Struct, frozen=True, rename="camel"):
-    range: Range
-    new_text: str
-    annotation_id: str
+    annotation_id: str | None = None
 
 
 class TextDocumentEdit(msgspec.Struct, frozen=True, rename="camel"):
     text_document: VersionedTextDocumentIdentifier
-    edits: list[TextEdit] | list[AnnotatedTextEdit]
+    edits: list[TextEdit]
 
 
 class ChangeAnnotation(_Struct, frozen=True):

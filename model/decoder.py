@@ -44,8 +44,8 @@ class Config:
     context: int
 
 
-# What the BLAS adds up in which order depends on the sizes of a product. In products of 8 to 448 rows, over keys in blocks
-# of 256, a row's result was never seen to depend on its neighbours (MKL 2024.2, AVX2, one and two threads;
+# What the BLAS adds up in which order depends on the sizes of a product. In products of 8 to 448 rows, over keys in
+# blocks of 256, a row's result was never seen to depend on its neighbours (MKL 2024.2, AVX2, one and two threads;
 # tests/model/test_decoder.py holds it): smaller ones are padded, larger ones cut.
 LEAST_ROWS, KEY_BLOCK = 8, 256
 MOST_TOKENS = 32

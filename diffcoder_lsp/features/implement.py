@@ -24,8 +24,9 @@ def stubs(document: Document, first: int, last: int) -> list[tuple[int, int]]:
     pattern = _PYTHON_STUB if document.language == "python" else _BRACE_STUB
     found: list[tuple[int, int]] = []
     number = first
-    while number > 0 and _is_stub(document, number - 1, pattern):
-        number -= 1
+    if _is_stub(document, number, pattern):
+        while number > 0 and _is_stub(document, number - 1, pattern):
+            number -= 1
     while number <= last:
         end = number
         while end < len(document.lines) and _is_stub(document, end, pattern):

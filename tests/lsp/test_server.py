@@ -320,16 +320,22 @@ def test_bad_messages_are_answered_and_the_session_goes_on(start):
     assert client.replies["a"] == client.replies["b"] == client.replies["c"] == client.replies["d"] == 1
 
 
-def test_an_engine_that_is_killed_in_mid_answer_is_one_message_and_the_next_one_serves(start, home):
+def test_an_engine_that_cannot_come_back_is_one_question_and_when_it_is_back_it_serves(start, home):
+    """It dies in mid-answer, and the model to start it with again is not there."""
     client = start()
+    asked: list[dict] = []
+    client.answers["window/showMessageRequest"] = asked.append
     client.open(URI, "ABORT = ‹?›\n")
-    with pytest.raises(Failed):
-        client.command("diffcoder.fillGaps", uri=URI)
+    for _ in range(2):
+        with pytest.raises(Failed, match=r"none.gguf"):
+            client.command("diffcoder.fillGaps", uri=URI)
+    client.wait_for(lambda: asked)
+    assert client.request("diffcoder/status", None)["state"] == "failed"
     engine = start_engine(home)
     try:
         client.change(URI, 2, {"text": "l = ‹?›\n"})
         assert client.command("diffcoder.fillGaps", uri=URI)["applied"] is True
-        assert len(client.notes("window/showMessage")) == 1
+        assert [len(asked), client.notes("window/showMessage")] == [1, []]
     finally:
         engine.kill()
         engine.wait(20)

@@ -6,7 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.decoder import KVCache
 from model.healing import Healing, Spellings
+from model.sampler import Run, denoise, verify
+from model.unmask import UnmaskRule
+from tests.model.tiny import FLAT, VOCAB, network
 
 PIECES = st.lists(
     st.lists(st.sampled_from([b"a", b"b", b"\xc3", b"\xa9", b"\xff"]), max_size=4).map(b"".join)
@@ -57,6 +61,20 @@ def test_once_the_typed_bytes_are_spelled_every_token_is_free() -> None:
     assert healing.allowed() is None
     healing.advance(3)
     assert healing.allowed() is None
+
+
+@pytest.mark.parametrize("kind", ["gated", "gated-small", "merged"])
+def test_what_the_user_typed_is_spelled_whatever_the_drafting_vocabulary_knows(kind: str) -> None:
+    net = network(kind, 4, 6)
+    spellings = Spellings(Table([bytes([id]) for id in range(VOCAB)]))  # type: ignore[arg-type]
+    typed = bytes([3, 6, 9, 12, 15, 18])  # `gated-small` drafts none of these
+    for decode in (verify, denoise) if net.speaks_ar else (denoise,):
+        run = Run(max_tokens=12, ends=frozenset(), constraint=Healing(spellings, typed))
+        last = FLAT if decode is verify else UnmaskRule.of("confidence", 0.1)
+        decode(net, KVCache(net.decoder.config, 64), [1, 2, 4, 7], run, last)  # type: ignore[operator]
+        assert bytes(run.tokens).startswith(typed)
+        assert len(run.tokens) == 12
+        assert all(0 < probability <= 1 for probability in run.probabilities)
 
 
 @pytest.mark.model
