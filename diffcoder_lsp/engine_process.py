@@ -150,6 +150,7 @@ def ensure(
             command += [option, str(value)]
     while True:
         endpoint = paths.engine()
+        ours = False
         if endpoint is None or not _is_usable(endpoint):
             with paths.turn():
                 endpoint = paths.engine()  # another starter may have been quicker
@@ -159,7 +160,8 @@ def ensure(
                     endpoint = None
                 if endpoint is None:
                     endpoint = _spawn(paths, command, environment(threads), report)
-        if _wait_ready(paths, endpoint, report):
+                    ours = True
+        if _wait_ready(paths, endpoint, report, ours):
             return endpoint
 
 
@@ -311,8 +313,12 @@ def _is_installed(root: Path) -> bool:
     return str(root) in {*site.getsitepackages(), site.getusersitepackages()}
 
 
-def _wait_ready(paths: Files, endpoint: Endpoint, report: Callable[[str], None]) -> bool:
-    """Whether this engine became ready; False when it was stopped meanwhile and another look is due."""
+def _wait_ready(paths: Files, endpoint: Endpoint, report: Callable[[str], None], ours: bool) -> bool:
+    """Whether this engine became ready; False when it was stopped meanwhile and another look is due.
+
+    One that is not `ours` may have been killed just before: its socket takes connections until the kernel has
+    freed its memory. That is no failed start.
+    """
     deadline = time.monotonic() + READY_SECONDS
     while time.monotonic() < deadline:
         health = health_of(endpoint)
@@ -320,7 +326,7 @@ def _wait_ready(paths: Files, endpoint: Endpoint, report: Callable[[str], None])
             return True
         if paths.engine() != endpoint:
             record = paths.record()
-            if record is None or record.pid != endpoint.pid:
+            if record is None or record.pid != endpoint.pid or not (ours or record.problem):
                 return False
             # It is this engine's record still: it wrote why it failed, or had no time to clean up.
             raise _failure(paths, endpoint.pid)
