@@ -174,10 +174,10 @@ def kills(count: int, answers: list[Answer], drafts: list[int]) -> list[Figure]:
 
 
 async def cancels(count: int, at_once: int, answers: list[Answer]) -> list[Figure]:
-    """Cancel `count` requests, `at_once` under way at any time; one in 21 is let through to its end."""
+    """Cancel `count` requests, `at_once` under way at any time; for every 20 one is let through."""
     rng = random.Random(SEED)
     places = asyncio.Semaphore(at_once)
-    differing = survivors = cancelled = 0
+    differing = survivors = cancelled = running = 0
 
     async with AsyncEngineClient(MODEL) as client:
         await client.fill(REQUESTS[0])
@@ -188,24 +188,38 @@ async def cancels(count: int, at_once: int, answers: list[Answer]) -> list[Figur
                 differing += answer_of(await client.fill(REQUESTS[which])) != answers[which]
                 survivors += 1
 
-        async def give_up(which: int, seconds: float) -> None:
-            nonlocal cancelled
-            async with places:
-                task = asyncio.create_task(client.fill(REQUESTS[which], lambda draft: None))
-                await asyncio.sleep(seconds)
-                cancelled += task.cancel()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await task
+        async def give_up(which: int, seconds: float, draft: int) -> None:
+            """After so long, or at that draft if there is one: while it runs, not only while it waits."""
+            nonlocal cancelled, running
+            heard = 0
+            reached = asyncio.Event()
 
-        jobs: list[Coroutine[None, None, None]] = []
-        while len(jobs) < count + count // 20:
-            which = rng.randrange(len(REQUESTS))
-            if len(jobs) % 21 == 20:
-                jobs.append(survive(which))
-            else:
-                jobs.append(give_up(which, rng.expovariate(1 / 0.2)))
+            def on_draft(_: Draft) -> None:
+                nonlocal heard
+                heard += 1
+                if heard == draft:
+                    reached.set()
+
+            async with places:
+                task = asyncio.create_task(client.fill(REQUESTS[which], on_draft))
+                waits = [task, asyncio.create_task(reached.wait() if draft else asyncio.sleep(seconds))]
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                in_time = task.cancel()
+                cancelled += in_time
+                running += in_time and heard > 0
+                for wait in waits:
+                    wait.cancel()
+                await asyncio.gather(*waits, return_exceptions=True)
+
         before = await client.health()
-        await asyncio.gather(*jobs)
+        while cancelled < count:  # some are answered before their time to be cancelled comes
+            jobs: list[Coroutine[None, None, None]] = []
+            for number in range(count - cancelled):
+                if number % 20 == 0:
+                    jobs.append(survive(rng.randrange(len(REQUESTS))))
+                draft = rng.choice((0, 0, 0, rng.randint(1, 6)))
+                jobs.append(give_up(rng.randrange(len(REQUESTS)), rng.expovariate(1 / 0.2), draft))
+            await asyncio.gather(*jobs)
         ended = time.monotonic()
         while (health := await client.health()).running + health.waiting:
             if time.monotonic() - ended > QUIET_SECONDS:
@@ -213,7 +227,7 @@ async def cancels(count: int, at_once: int, answers: list[Answer]) -> list[Figur
             await asyncio.sleep(0.005)
         quiet = time.monotonic() - ended
     left = health.running + health.waiting
-    note = f"{cancelled} cancelled before their answer, {health.forwards - before.forwards} forwards in all"
+    note = f"{running} of them while they ran, {health.forwards - before.forwards} forwards in all"
     return [
         Figure(f"requests left of {count} cancelled, {at_once} at once", left, "0", left == 0, note),
         Figure("seconds until nothing ran", round(quiet, 3), f"<= {QUIET_SECONDS:g}", quiet <= QUIET_SECONDS),
