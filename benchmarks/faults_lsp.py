@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import random
+import re
 import sys
 import tempfile
 import time
@@ -95,6 +97,9 @@ def mutated_frames(frames: int, seed: int = 2) -> tuple[int, int, int]:
             if number % 200 == 199:
                 editor.request("diffcoder/status", None)
         editor.request("diffcoder/status", None)
+        # A question to the model, which is not there, takes a moment to be refused.
+        with contextlib.suppress(TimeoutError):
+            editor.wait_for(lambda: all(editor.replies.get(id, 0) >= n for id, n in expected.items()), 60)
         exits = int(editor.process.poll() is not None)
         wrong = sum(editor.replies.get(id, 0) != count for id, count in expected.items())
         return exits, wrong, frames
@@ -127,11 +132,13 @@ def _asks(body: bytes) -> Any:
         message = json.loads(body)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(message, dict) or not isinstance(message.get("method"), str):
+    if not isinstance(message, dict) or "method" not in message:
         return None
-    id = message.get("id")
+    id = message.get("id")  # a method that is no name gets its error too
     # Ids of our own requests, and methods that end the session, are the client's to avoid.
-    return id if isinstance(id, str) and message["method"] != "shutdown" else None
+    if not isinstance(id, str) or message["method"] == "shutdown":
+        return None
+    return re.sub("[\ud800-\udfff]", "\ufffd", id)  # half a pair is no text and cannot come back
 
 
 async def broken_handlers() -> tuple[int, int]:

@@ -207,6 +207,7 @@ class Connection:
 
     def _receive(self, body: bytes) -> None:
         try:
+            body.decode()  # msgspec does not look into parameters yet
             message: _Message | None = msgspec.json.decode(body, type=_Message)
         except (msgspec.MsgspecError, UnicodeError):
             message = self._second_reading(body)
