@@ -44,19 +44,15 @@ class Wish:
 
 
 CUT = Cut(
-    module="heapq",
-    text="for i in reversed(range(n//2)):\n        _siftup(x, i)",
+    module="calendar",
+    text="year % 4 == 0 and (year % 100 != 0 or year % 400 == 0)",
     check="""\
-import random, sys
-sys.modules["_heapq"] = None  # or the compiled module would take the place of the text
-import new
-right = 0
-for seed in range(1000):
-    numbers = random.Random(seed).choices(range(100), k=seed % 50)
-    heap = numbers[:]
-    new.heapify(heap)
-    right += [new.heappop(heap) for _ in numbers] == sorted(numbers)
-print(f"heapify of the filled module orders {right:,} of 1,000 random lists")
+import new, datetime
+right = sum(
+    new.isleap(year) == ((datetime.date(year + 1, 1, 1) - datetime.date(year, 1, 1)).days == 366)
+    for year in range(1, 3001)
+)
+print(f"isleap of the filled module is right for {right:,} of 3,000 years")
 """,
 )
 
@@ -94,7 +90,7 @@ def show_gap(screen: Screen, cut: Cut) -> None:
     path.write_text(before + after, encoding="utf-8")
     line, column = position_of(before, len(before))
     screen.title(f"A gap in {path}, from the standard library of Python {platform.python_version()}")
-    screen.note("These lines are cut out:")
+    screen.note("This is cut out:")
     print(cut.text)
     screen.note(f"$ diffcoder fill {path}:{line}:{column}")
     new = fill(f"{path}:{line}:{column}", Limits())

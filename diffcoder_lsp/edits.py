@@ -92,6 +92,8 @@ def keep_line_ends(old: str, new: str, newline: str | None = None) -> str:
     result = []
     for line, end in zip(new_lines, found, strict=True):
         current = end or current
+        if current == "\n" and not content(line) and result and line_end(result[-1]) == "\r":
+            current = "\r"  # behind a lone \r an empty line's \n would make one line end of two
         result.append(content(line) + (current if line_end(line) else ""))
     return "".join(result)
 

@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -48,7 +49,8 @@ WINDOW = 4096  # prompt and answer of the longest request
 SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches of `best_end`
 CACHE_BUFFERS = 3
 _SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
-_MEASURED_ROWS = (1, 2, 4, 6, 8, 12, 16, 32)
+_MEASURED_ROWS = (1, 4, 8, 16, 32)
+MEASURE_S = 0.6  # of a start's seconds
 
 OnDraft = Callable[[Draft], None]
 
@@ -383,18 +385,21 @@ class Generator:
         return found
 
     def _measure(self) -> CostCurve:
-        """What a forward costs here by its rows, over a short context: the best of four, since whatever else the
+        """What a forward costs here by its rows, over a short context: the best of a few, since whatever else the
         machine is doing only adds to it."""
         cache, _ = self._cache.take([0, 0])
         ms: dict[int, float] = {}
-        for rows in reversed(_MEASURED_ROWS):
-            times = []
-            for _ in range(4):
+        rounds, until = 0, time.perf_counter() + MEASURE_S
+        while rounds < 2 or time.perf_counter() < until:
+            rounds += 1
+            for rows in _MEASURED_ROWS:
                 start = time.perf_counter()
                 self.network.forward(cache, [0] * rows, (), rows)
-                times.append((time.perf_counter() - start) * 1000)
-            ms[rows] = min([*times, *ms.values()])  # more rows never cost less
+                took = (time.perf_counter() - start) * 1000
+                ms[rows] = min(ms.get(rows, took), took)
         self._cache.give(cache, [])
+        for more, less in pairwise(reversed(_MEASURED_ROWS)):
+            ms[less] = min(ms[less], ms[more])  # more rows never cost less
         return CostCurve(ms)
 
 

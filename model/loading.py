@@ -62,30 +62,40 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
     entry = registry.find(name)
     path = store.model_path(name)
     checkpoint = open_checkpoint(path)
-    converted = store.converted_path(name, "int8.safetensors")
     cached = store.converted_path(name, "tokenizer.json")
-    current = form == "int8" and _is_current(converted, checkpoint.config)
-    if not current or not store.is_sealed(cached):
-        store.verify(name)  # every byte, before anything is made of the file
-    with ThreadPoolExecutor(1) as pool:
+    # The tokenizer's reader keeps one processor busy, the weights the others.
+    with ThreadPoolExecutor(2) as pool:
         if form == "int8":
-            weights = pool.submit(_int8, name, checkpoint, converted, current)
+            header = pool.submit(_int8_form, name, checkpoint)
+            weights = pool.submit(lambda: _int8(checkpoint.config, header.result()))
         else:
+            store.verify(name)
             weights = pool.submit(_fp32, checkpoint)
+        if not store.is_sealed(cached):
+            store.verify(name)  # every byte, before anything is made of the file
         tokenizer = load_tokenizer(checkpoint, cached=cached)
         tokens = TokenTable(tokenizer, checkpoint.config.vocab)
         profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
-        decoder, head = weights.result()
-    file = adapter or shipped_adapter(name)
-    if adapter is not None and profile.weights != "gated":
-        raise DiffcoderError(
-            "bad_adapter",
-            f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
-        )
-    if file is None or profile.weights != "gated":
-        return Loaded(entry.name, decoder, tokenizer, tokens, profile, None, None)
-    gated = read_adapter(file, checkpoint.config, _base_sha256(name, path))
-    return Loaded(entry.name, decoder, tokenizer, tokens, profile, gated, head.rows(gated.draft_vocab_S))
+        if adapter is not None and profile.weights != "gated":
+            raise DiffcoderError(
+                "bad_adapter",
+                f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
+            )
+        file = adapter or shipped_adapter(name)
+        if file is None or profile.weights != "gated":
+            return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None)
+        gated = read_adapter(file, checkpoint.config, _base_sha256(name, path))
+        if form == "int8":
+            weight, scale = (
+                _mapped(header.result(), "head.weight"),
+                read_tensor(header.result(), "head.scale"),
+            )
+            draft_head: Linear = Int8Linear(weight[gated.draft_vocab_S], scale[gated.draft_vocab_S])
+        else:
+            whole = weights.result().head
+            assert isinstance(whole, Fp32Linear)
+            draft_head = Fp32Linear(whole.weight[gated.draft_vocab_S])
+        return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, gated, draft_head)
 
 
 def shipped_adapter(name: str) -> Path | None:
@@ -101,20 +111,7 @@ def _base_sha256(name: str, path: Path) -> str:
     return store.sha256(min(path.glob("*.safetensors")) if path.is_dir() else path)
 
 
-@dataclass(frozen=True)
-class _Head:
-    """The output head's rows, for making a smaller one."""
-
-    weight_VD: Tensor
-    scale_V: Tensor | None
-
-    def rows(self, ids_S: Tensor) -> Linear:
-        if self.scale_V is None:
-            return Fp32Linear(self.weight_VD[ids_S])
-        return Int8Linear(self.weight_VD[ids_S], self.scale_V[ids_S])
-
-
-def _fp32(checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
+def _fp32(checkpoint: Checkpoint) -> Decoder:
     c = checkpoint.config
     layers = []
     for n in range(c.layers):
@@ -125,17 +122,21 @@ def _fp32(checkpoint: Checkpoint) -> tuple[Decoder, _Head]:
         layers.append(Layer(**parts | _norms(checkpoint, n)))
     embedding = checkpoint.tensor("embed.weight")
     head = embedding if c.tied else checkpoint.tensor("head.weight")
-    decoder = Decoder(c, layers, embedding, checkpoint.tensor("norm.weight"), Fp32Linear(head))
-    return decoder, _Head(head, None)
+    return Decoder(c, layers, embedding, checkpoint.tensor("norm.weight"), Fp32Linear(head))
 
 
-def _int8(name: str, checkpoint: Checkpoint, path: Path, current: bool) -> tuple[Decoder, _Head]:
-    if not current:
+def _int8_form(name: str, checkpoint: Checkpoint) -> SafetensorsHeader:
+    """The converted form, made first where it is missing, damaged or another version's."""
+    path = store.converted_path(name, "int8.safetensors")
+    if not _is_current(path, checkpoint.config):
         with store.lock(name):
             if not _is_current(path, checkpoint.config):  # another process may have made it meanwhile
+                store.verify(name)
                 convert(checkpoint, path)
-    c, header = checkpoint.config, SafetensorsHeader(path)
+    return SafetensorsHeader(path)
 
+
+def _int8(c: Config, header: SafetensorsHeader) -> Decoder:
     def linear(key: str) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
         digits = 2 if key.endswith(TWO_DIGITS) else 1
@@ -155,8 +156,7 @@ def _int8(name: str, checkpoint: Checkpoint, path: Path, current: bool) -> tuple
         }
         layers.append(Layer(**linears | norms))
     embedding, norm = _mapped(header, "embed.weight"), read_tensor(header, "norm.weight")
-    decoder = Decoder(c, layers, embedding, norm, packed["head"])
-    return decoder, _Head(_mapped(header, "head.weight"), read_tensor(header, "head.scale"))
+    return Decoder(c, layers, embedding, norm, packed["head"])
 
 
 def convert(checkpoint: Checkpoint, path: Path) -> None:

@@ -127,7 +127,8 @@ class Stops:
             line = text[place : end if end >= 0 else len(text)]
             body = line.lstrip()
             if body and indent_of(line) < self._floor and body[0] not in _CLOSERS:
-                return place - 1
+                # A suffix that begins with a line end brings its own blank lines.
+                return len(text[:place].rstrip()) if self.suffix.startswith("\n") else place - 1
             place = end + 1 if end >= 0 else 0
         return None
 

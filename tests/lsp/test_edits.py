@@ -111,6 +111,7 @@ def test_keep_line_ends_changes_ends_alone(pair):
 def test_mixed_line_ends_survive_an_edit():
     assert keep_line_ends("a\nb\r\nc\r\nd\n", "a\nB\nc\nnew\nd\n") == "a\nB\r\nc\r\nnew\r\nd\n"
     assert keep_line_ends("", "x\ny\n", newline="\r\n") == "x\r\ny\r\n"
+    assert keep_line_ends("c\ra\n", "b\n\n") == "b\r\r"  # b\r\n would be one line
 
 
 @pytest.mark.parametrize("tool", ["git", "patch"])

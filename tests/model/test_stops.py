@@ -156,6 +156,12 @@ def test_text_that_only_resembles_the_suffix_goes_on(prefix: str, suffix: str, t
     [
         ("def f():\n    x = ", "", "1\n    return x\n\ndef g", "1\n    return x\n"),
         ("def f():\n    x = ", "\n    return x\n", "1\nprint", "1"),
+        (
+            "def f():\n    return ",
+            "\n\n\ndef h():\n",
+            "1\n\n\ndef g",
+            "1",
+        ),  # the blank lines are the suffix's
         ("class A:\n    def f(self):\n        x = ", "\n    def g(self):\n", "1\n    def h", "1\n    def h"),
         ("\tif a:\n\t\tb\n", "", "\t\tc\nd", "\t\tc"),
         ("f(\n    a,\n    ", "", "b,\n)\n", "b,\n)\n"),  # a closing bracket belongs to what it closes
