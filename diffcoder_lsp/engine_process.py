@@ -158,6 +158,13 @@ def ensure(
                     report("waiting for the engine before this one to end")
                     _stop(paths, endpoint, DRAIN_SECONDS)
                     endpoint = None
+                if endpoint is None and not paths.gone():
+                    # One that closed its socket and has not ended, or that is about to listen: a new engine
+                    # would find the lock taken and give up.
+                    report("waiting for the engine before this one to end")
+                    _wait(lambda: paths.gone() or paths.engine() is not None, DRAIN_SECONDS)
+                    if paths.engine() is not None:
+                        continue
                 if endpoint is None:
                     endpoint = _spawn(paths, command, environment(threads), report)
                     ours = True

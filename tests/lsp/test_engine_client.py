@@ -14,6 +14,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -392,6 +393,23 @@ def test_an_engine_of_another_protocol_or_on_its_way_out_is_replaced(tiny_home: 
         eventually(
             lambda: client.fill(GAP).usage.forwards > 0 and client.health().pid not in (old.pid, second)
         )
+
+
+def test_an_engine_that_listens_no_more_but_has_not_ended_is_waited_for(tiny_home: str) -> None:
+    """Between closing its socket and its end it holds the lock, on which its successor would fail."""
+    from filelock import FileLock
+
+    lock = FileLock(engine_process.files(tiny_home)["lock"], thread_local=False)
+    lock.acquire()
+    heard: list[str] = []
+
+    def end(what: str, seconds: float) -> None:
+        heard.append(what)
+        if len(heard) == 1:  # longer than an engine waits for its lock
+            threading.Timer(4.0, lock.release).start()
+
+    assert engine_process.ensure(tiny_home, on_progress=end).pid != os.getpid()
+    assert heard[0] == "waiting for the engine before this one to end"
 
 
 def test_a_record_of_a_later_version_can_be_read() -> None:
