@@ -1,12 +1,15 @@
 """Adapter files: low-rank weights that turn a frozen base into a block-diffusion model.
 
 A file is safetensors: `layers.N.<linear>.lora_A` (R, in) and `.lora_B` (out, R) for q, k, v, o, gate, up and down,
-`mask_embedding` (D), and `draft_vocab` (S): the token ids its drafting head scores. Metadata: `kind` = "gated", `rank`,
-`scale` (the low-rank product is multiplied by it), `base_sha256`. Knows nothing of sampling.
+`mask_embedding` (D), `draft_vocab` (S): the token ids its drafting head scores, and optionally `chain.hidden_A`,
+`chain.token_A` (C, D) and `chain.B` (D, C). Metadata: `kind` = "gated", `rank`,
+`scale` (the low-rank product is multiplied by it), `base_sha256`. A team's file has `kind` = "team" and the low-rank
+weights alone. Knows nothing of sampling.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +17,13 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import read_tensor
-from model.decoder import Adapter, Config
+from model.decoder import Adapter, Chain, Config, Linear
 from model.headers import SafetensorsHeader
+from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
+FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 @dataclass(frozen=True)
@@ -31,11 +36,71 @@ class AdapterFile:
 
 def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
     """Read and check a gated adapter for that base. Raises DiffcoderError("bad_adapter" or "corrupt_model")."""
+    pairs, tensor, header = _read(path, "gated", config, base_sha256)
+    d = config.width
+    vocab = (
+        read_tensor(header, "draft_vocab").long()
+        if "draft_vocab" in header.regions
+        else torch.arange(config.vocab)
+    )
+    if vocab.ndim != 1 or not len(vocab) or vocab.min() < 0 or vocab.max() >= config.vocab:
+        raise DiffcoderError(
+            "bad_adapter",
+            f"{path} drafts from a vocabulary that this base model does not have: use it with its own.",
+        )
+    chain = None
+    if (inner := header.regions.get("chain.B")) is not None:
+        c = inner.shape[-1] if inner.shape else 0
+        chain = Chain(
+            tensor("chain.hidden_A", (c, d)), tensor("chain.token_A", (c, d)), tensor("chain.B", (d, c))
+        )
+    adapter = Adapter(pairs, tensor("mask_embedding", (d,)), chain)
+    weights = [weight for layer in pairs for pair in layer.values() for weight in pair]
+    weights += [adapter.mask_embedding] + ([chain.hidden_A, chain.token_A, chain.B] if chain else [])
+    _finite(path, weights)
+    return AdapterFile(adapter, vocab)
+
+
+def read_team_adapter(path: Path, config: Config, base_sha256: str) -> TeamAdapter:
+    """Read and check a team's adapter for that base. Raises as `read_adapter` does."""
+    pairs, _, _ = _read(path, "team", config, base_sha256)
+    _finite(path, [weight for layer in pairs for pair in layer.values() for weight in pair])
+    return TeamAdapter(pairs)
+
+
+class TeamAdapter:
+    """A team's knowledge: low-rank products on every row, clean and noisy alike (`diffcoder tune` makes them).
+
+    Its products are int8 as the base's, so that clean rows keep the decoder's law: a row's numbers do not depend on its
+    neighbours. The low-rank pairs of linears that are fused are fused too.
+    """
+
+    def __init__(self, pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]]):
+        self._products = [{names: _fused(layer, names) for names in FUSED} for layer in pairs]
+
+    def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
+        """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
+        down, up = self._products[layer][tuple(names)]
+        y_NO += up(down(x_ND))
+
+
+def _fused(layer: Mapping[str, tuple[Tensor, Tensor]], names: tuple[str, ...]) -> tuple[Linear, Linear]:
+    downs, ups = zip(*(layer[name] for name in names), strict=True)
+    return Int8Linear(*quantise_weight(torch.cat(downs))), Int8Linear(
+        *quantise_weight(torch.block_diag(*ups))
+    )
+
+
+def _read(
+    path: Path, kind: str, config: Config, base_sha256: str
+) -> tuple[list[dict[str, tuple[Tensor, Tensor]]], Callable[..., Tensor], SafetensorsHeader]:
+    """The low-rank pairs of an adapter file of that kind, what reads a further tensor of a given shape, the header."""
     header = SafetensorsHeader(path)
     facts = header.metadata
-    if facts.get("kind") != "gated":
+    if facts.get("kind") != kind:
+        command = "diffcoder tune" if kind == "team" else "diffcoder train"
         raise DiffcoderError(
-            "bad_adapter", f"{path} is not a gated adapter: name a file that `diffcoder train` wrote."
+            "bad_adapter", f"{path} is not a {kind} adapter: name a file that `{command}` wrote."
         )
     if facts.get("base_sha256") != base_sha256:
         raise DiffcoderError(
@@ -76,18 +141,9 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
             prefix = f"layers.{n}.{name}.lora_"
             layer[name] = (tensor(prefix + "A", (rank, width)), tensor(prefix + "B", (out, rank)) * scale)
         pairs.append(layer)
-    vocab = (
-        read_tensor(header, "draft_vocab").long()
-        if "draft_vocab" in header.regions
-        else torch.arange(config.vocab)
-    )
-    if vocab.ndim != 1 or not len(vocab) or vocab.min() < 0 or vocab.max() >= config.vocab:
-        raise DiffcoderError(
-            "bad_adapter",
-            f"{path} drafts from a vocabulary that this base model does not have: use it with its own.",
-        )
-    adapter = Adapter(pairs, tensor("mask_embedding", (d,)))
-    weights = [weight for layer in pairs for pair in layer.values() for weight in pair]
-    if not all(weight.isfinite().all() for weight in (*weights, adapter.mask_embedding)):
+    return pairs, tensor, header
+
+
+def _finite(path: Path, weights: Sequence[Tensor]) -> None:
+    if not all(weight.isfinite().all() for weight in weights):
         raise DiffcoderError("bad_adapter", f"{path} holds a weight that is not a number: train it again.")
-    return AdapterFile(adapter, vocab)

@@ -71,6 +71,28 @@ class Layer:
     k_norm: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class Chain:
+    """Tells a noisy row the token at its own place once that is chosen: h + B silu(A_h |h| + A_e |e|), with h the row's
+    hidden state, e the token's embedding and |x| = x / rms(x). Drafts then depend on each other without a further
+    forward (sequentially dependent draft heads: Hydra, arXiv 2402.05109).
+
+    Shapes: `hidden_A` and `token_A` (C, D), `B` (D, C).
+    """
+
+    hidden_A: Tensor
+    token_A: Tensor
+    B: Tensor
+
+    def __call__(self, hidden_ND: Tensor, embedding_ND: Tensor) -> Tensor:
+        inner = _unit(hidden_ND) @ self.hidden_A.T + _unit(embedding_ND) @ self.token_A.T
+        return hidden_ND + F.silu(inner) @ self.B.T
+
+
+def _unit(x_ND: Tensor) -> Tensor:
+    return F.rms_norm(x_ND, x_ND.shape[-1:], eps=1e-6)
+
+
 class Adapter:
     """Low-rank products for every linear of every layer, and the embedding of a masked place.
 
@@ -78,8 +100,13 @@ class Adapter:
     bit for bit. `pairs[layer][linear]` is (A, B) with A (R, in) and B (out, R), any scale already in B.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]], mask_embedding: Tensor):
-        self.pairs, self.mask_embedding = pairs, mask_embedding
+    def __init__(
+        self,
+        pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]],
+        mask_embedding: Tensor,
+        chain: Chain | None = None,
+    ):
+        self.pairs, self.mask_embedding, self.chain = pairs, mask_embedding, chain
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
@@ -90,8 +117,19 @@ class Adapter:
             start += len(up)
 
 
-Gate = tuple[Adapter, slice]
+class LowRank(Protocol):
+    """Adds its products to a linear's, in place: `Adapter`, or what acts like one."""
+
+    def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None: ...
+
+
+Gate = tuple[LowRank, slice]
 """An adapter and the rows on which it acts."""
+
+
+def _behind(gates: Sequence[Gate], shift: int) -> list[Gate]:
+    """The gates of a forward's rows from `shift` on."""
+    return [(a, slice(max(0, rows.start - shift), rows.stop - shift)) for a, rows in gates]
 
 
 class Decoder:
@@ -124,8 +162,7 @@ class Decoder:
     ) -> Tensor:
         """Hidden states after the final norm, (N, D); of the last `tail` rows only, when given.
 
-        `tail` may be 0 for a forward that is run for its keys and values alone. With `tail`, gated rows
-        must lie within it.
+        `tail` may be 0 for a forward that is run for its keys and values alone.
         """
         last = len(self.layers) - 1
         cos, sin = self._cos[positions_N], self._sin[positions_N]
@@ -134,8 +171,7 @@ class Decoder:
                 index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None
             )
             if index == last and tail is not None:
-                shift = len(positions_N) - tail
-                gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
+                gates = _behind(gates, len(positions_N) - tail)
                 if tail == 0:
                     return x_ND
             x_ND = x_ND + self._mlp(index, layer, x_ND, gates)
@@ -165,7 +201,7 @@ class Decoder:
         if tail is not None:
             shift = len(x_ND) - tail
             q_NHE, x_ND = q_NHE[shift:], x_ND[shift:]
-            gates = [(a, slice(rows.start - shift, rows.stop - shift)) for a, rows in gates]
+            gates = _behind(gates, shift)
         o_ND = attention.attend(index, q_NHE, k_NKE, v_NKE).reshape(len(x_ND), c.heads * c.head_dim)
         return x_ND + _gated(index, ("o",), layer.o, o_ND, gates) if len(x_ND) else x_ND
 

@@ -6,6 +6,7 @@ Blocking, one call at a time. Knows no sockets, no queues, no editors.
 from __future__ import annotations
 
 import ctypes
+import logging
 import math
 import os
 import time
@@ -54,6 +55,8 @@ MEASURE_S = 0.6  # of a start's seconds
 
 OnDraft = Callable[[Draft], None]
 
+log = logging.getLogger("diffcoder.generator")
+
 
 def never() -> bool:
     return False
@@ -62,7 +65,8 @@ def never() -> bool:
 class Generator:
     """`fill`, `edit` and `score` with one model. Raises DiffcoderError for what a caller can mend."""
 
-    def __init__(self, loaded: Loaded):
+    def __init__(self, loaded: Loaded, team: Path | None = None):
+        """`team`: where a team's adapter may lie; it may appear, change and go between two requests."""
         self.name, self.profile = loaded.name, loaded.profile
         self.tokens, self._tokenizer = loaded.tokens, loaded.tokenizer
         self._decoder = loaded.decoder
@@ -87,16 +91,44 @@ class Generator:
         self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
         self.cost = self._measure()
         self._beliefs = Beliefs(self.cost)
+        self._team_file, self._team_seen = team, None
+        self._look_for_team()
 
     @classmethod
     def load(
-        cls, name: str = "default", *, threads: int | None = None, adapter: Path | None = None
+        cls,
+        name: str = "default",
+        *,
+        threads: int | None = None,
+        adapter: Path | None = None,
+        team: Path | None = None,
     ) -> Generator:
         """Load by registry name or path; `threads` defaults to this process's processors."""
         torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        generator = cls(loading.load(name, adapter=adapter))
+        generator = cls(loading.load(name, adapter=adapter), team)
         _return_freed_memory()
         return generator
+
+    def _look_for_team(self) -> None:
+        """Take up the team's adapter as its file is now, or leave it off. What was computed with another one goes."""
+        seen = None
+        if self._team_file is not None and self._team_file.is_file():
+            status = self._team_file.stat()
+            seen = status.st_ino, status.st_mtime_ns, status.st_size
+        if seen == self._team_seen:
+            return
+        self._team_seen, team = seen, None
+        if seen is not None and self._team_file is not None:
+            try:
+                team = loading.load_team(self.name, self._team_file)
+                log.info("the team's adapter is on")
+            except DiffcoderError as error:
+                log.error("the team's adapter stays off: %s", error.message)
+        else:
+            log.info("the team's adapter is off")
+        self.network = replace(self.network, team=team)
+        self._cache = PrefixCache(self._decoder.config, self._window, CACHE_BUFFERS)
+        self._beliefs = Beliefs(self.cost)
 
     @property
     def verify_default(self) -> str:
@@ -110,6 +142,7 @@ class Generator:
         The last token of the prefix is written again with the filling, its spelling fixed: the user's cursor
         rarely stands where the model's tokens end.
         """
+        self._look_for_team()
         started, limits = time.monotonic(), request.limits
         prefix, suffix, *stop = (
             text.replace("\r\n", "\n") for text in (request.prefix, request.suffix, *limits.stop)
@@ -151,6 +184,7 @@ class Generator:
         """Rewrite the selected lines; every other character of the file stays as it is."""
         if not request.instruction.strip():
             raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
+        self._look_for_team()
         started, limits = time.monotonic(), request.limits
         selection = Selection.of(request)
         old = self._encode([selection.text])
@@ -184,6 +218,7 @@ class Generator:
     def score(self, request: ScoreRequest) -> ScoreResponse:
         """Log-probability of each token of `text`, in nats: "ar" given all before it, "diffusion" given that
         and the rest of its block (every place of a block masked in turn)."""
+        self._look_for_team()
         started = time.monotonic()
         if request.mode == "ar" and not self.network.speaks_ar:
             raise DiffcoderError(
@@ -252,10 +287,12 @@ class Generator:
             for place in range(max(network.shift, first - at), len(block)):
                 noisy = [None if n == place else token for n, token in enumerate(block)]
                 clean = ids[cache.length : at]
-                _, scores_BV = network.forward(cache, clean, [sampler.Block(len(clean), noisy)], 0)
+                _, hidden_BD = network.forward(cache, clean, [sampler.Block(len(clean), noisy)], 0)
                 run.forwards += 1
                 cache.keep(len(clean))
-                logs.append(scores_BV[place - network.shift].log_softmax(-1)[block[place]].item())
+                row, own = place - network.shift, block[place - 1 : place] if network.chain else ()
+                scores_1V = network.noisy_logits(hidden_BD[row : row + 1], own)
+                logs.append(scores_1V[0].log_softmax(-1)[block[place]].item())
         return logs
 
     def _run(

@@ -10,6 +10,7 @@ Knows nothing of text: where to stop beyond the end tokens is asked of `until`, 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,11 +20,14 @@ import torch
 from torch import Tensor
 
 from model import masks
-from model.decoder import Adapter, Decoder, KVCache, Linear
+from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
 from model.drafters import Beliefs, CostCurve, PromptLookup, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
+UNLIKELY = (
+    0.15  # chance of all drafts so far, below which a further one is not worth its row of the output head
+)
 LONGEST_LOOKUP = 24  # tokens that are proposed at once from text that exists
 PREFILL_ROWS = (
     256  # of one forward: enough to keep the products busy, short enough to look at `cancelled` in between
@@ -64,7 +68,7 @@ class Network:
     predicts the token *after* its place, as the base's rows do: the clean row before the block says what
     stands at its first place. A merged model's noisy row predicts its own place, and its clean rows see their whole
     block where `block_causal`. `aligned`: blocks lie at absolute multiples of `block`. `draft_vocab_S`: ids of the
-    rows of `draft_head`.
+    rows of `draft_head`. `team` acts on every row, clean and noisy alike: with it, "the base" is the tuned base.
     """
 
     decoder: Decoder
@@ -75,6 +79,7 @@ class Network:
     draft_vocab_S: Tensor | None = None
     block_causal: bool = False
     aligned: bool = False
+    team: LowRank | None = None
 
     @property
     def diffuses(self) -> bool:
@@ -96,8 +101,8 @@ class Network:
     ) -> tuple[Tensor, Tensor]:
         """One forward of `clean` tokens, then of noisy blocks, behind what the cache holds.
 
-        Returns the scores of the last `tail` clean rows (tail, V) and of the noisy rows, block by block (B, S).
-        Nothing is kept in the cache: the caller says how much of it counts.
+        Returns the scores of the last `tail` clean rows (tail, V) and the hidden states of the noisy rows, block by
+        block (B, D), for `noisy_logits`. Nothing is kept in the cache: the caller says how much of it counts.
         """
         n, past = len(clean), cache.length
         noisy = [token for block in blocks for token in block.places]
@@ -112,14 +117,16 @@ class Network:
             masked = [n + place for place, token in enumerate(noisy) if token is None]
             x_ND[masked] = self.adapter.mask_embedding
         cache.see(self._mask(n, blocks, past))
-        gates = [(self.adapter, slice(n, len(ids)))] if self.adapter is not None and noisy else []
+        gates: list[Gate] = [(self.team, slice(0, len(ids)))] if self.team is not None else []
+        if self.adapter is not None and noisy:
+            gates.append((self.adapter, slice(n, len(ids))))
         hidden_ND = self.decoder.forward(
             x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy)
         )
         clean_TV = self.decoder.logits(hidden_ND[:tail]) if tail else hidden_ND.new_zeros(0, 0)
         if self.mask_id is not None and tail:
             clean_TV[:, self.mask_id] = -torch.inf
-        return clean_TV, self._noisy_logits(hidden_ND[tail:])
+        return clean_TV, hidden_ND[tail:]
 
     def _mask(self, clean: int, blocks: Sequence[Block], past: int) -> Tensor | None:
         if not clean or (clean == 1 and not blocks):
@@ -129,15 +136,39 @@ class Network:
             mask[:clean, : past + clean] = masks.block_causal(clean, past, self.block)
         return mask
 
-    def _noisy_logits(self, hidden_BD: Tensor) -> Tensor:
-        if not len(hidden_BD):
-            return hidden_BD.new_zeros(0, 0)
+    @torch.inference_mode()
+    def noisy_logits(self, hidden_BD: Tensor, own_B: Sequence[int] = ()) -> Tensor:
+        """Scores (B, S) of noisy rows, told the tokens at their own places where the adapter has a chain."""
         assert self.mask_id is not None  # only a model that diffuses has noisy rows
+        if self.chain is not None:
+            hidden_BD = self.chain(hidden_BD, self.decoder.embed(torch.tensor(own_B)))
         if self.draft_head is not None and self.draft_vocab_S is not None:
             return self.draft_head(hidden_BD).masked_fill_(self.draft_vocab_S.eq(self.mask_id), -torch.inf)
         logits_BV = self.decoder.logits(hidden_BD)
         logits_BV[:, self.mask_id] = -torch.inf
         return logits_BV
+
+    @property
+    def chain(self) -> Chain | None:
+        return None if self.adapter is None else self.adapter.chain
+
+    def draft(self, hidden_BD: Tensor, token: int) -> tuple[list[int], list[float]]:
+        """Likeliest tokens for the places behind `token`, which stands at the first row's own place, and the probability
+        of each given those before it. As many as there are rows, or fewer where what follows is too unlikely to matter.
+        """
+        if self.chain is None:
+            best_B = self.noisy_logits(hidden_BD).log_softmax(-1).max(-1)
+            return self.drafted(best_B.indices.tolist()), best_B.values.exp().tolist()
+        tokens: list[int] = []
+        chances: list[float] = []
+        for row_1D in hidden_BD.split(1):
+            best = self.noisy_logits(row_1D, [token])[0].log_softmax(-1).max(-1)
+            token = self.drafted([int(best.indices)])[0]
+            tokens.append(token)
+            chances.append(best.values.exp().item())
+            if math.prod(chances) < UNLIKELY:
+                break
+        return tokens, chances
 
     def drafted(self, index_B: Sequence[int]) -> list[int]:
         """Ids of the whole vocabulary for indices into the noisy rows' scores."""
@@ -269,7 +300,7 @@ def verify(
         places = max(0, min(network.block, room - 2)) if network.adapter is not None else 0
         step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean))
         blocks = [Block(len(clean) + after, [None] * step.masks) for after in step.after]
-        clean_TV, noisy_BS = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
+        clean_TV, noisy_BD = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
         run.forwards += 1
         accepted, going = 0, True
         picks = run.pick_rows(clean_TV, len(run.tokens))
@@ -292,8 +323,7 @@ def verify(
         offer, chances, believed = [], [], beliefs.masks
         if accepted in step.after and step.masks:
             start = step.after.index(accepted) * step.masks
-            best_B = noisy_BS[start : start + step.masks].log_softmax(-1).max(-1)
-            offer, chances = network.drafted(best_B.indices.tolist()), best_B.values.exp().tolist()
+            offer, chances = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
         if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):
             believed_found = beliefs.lookup.chances(len(found))
             if worth(believed_found) > worth(chances):
@@ -328,11 +358,11 @@ def denoise(
         emitted = len(revealed)
         while None in block and not run.interrupted():
             anchored = bool(clean) and network.adapter is not None
-            clean_TV, noisy_BS = network.forward(cache, clean, [Block(len(clean), block)], tail=int(anchored))
+            clean_TV, noisy_BD = network.forward(cache, clean, [Block(len(clean), block)], tail=int(anchored))
             run.forwards += 1
             cache.keep(len(clean))
             clean = []
-            _commit(network, run, rule, block, chances, clean_TV if anchored else None, noisy_BS, emitted)
+            _commit(network, run, rule, block, chances, clean_TV if anchored else None, noisy_BD, emitted)
             while emitted < size and (token := block[emitted]) is not None:
                 emitted += 1
                 if not run.commit(token, chances[emitted - 1]):
@@ -348,28 +378,49 @@ def _commit(
     block: list[int | None],
     chances: list[float],
     anchor_1V: Tensor | None,
-    noisy_BS: Tensor,
+    noisy_BD: Tensor,
     emitted: int,
 ) -> None:
-    """Let the rule reveal places of `block`, in place. `anchor_1V` scores the first place, where a clean row does."""
+    """Let the rule reveal places of `block`, in place. `anchor_1V` scores the first place, where a clean row does.
+
+    A chained row is told the token before the place it predicts: the one that stands there, or the one just picked for
+    it. A pick that rests on another pick is only as likely as both, and at least as uncertain as the two together.
+    """
     start = len(run.tokens) - emitted  # the text's index of the block's first place
     masked = [place for place, token in enumerate(block) if token is None]
-    if (allowed := run.constraint.allowed()) is not None:
+    together_BS = network.noisy_logits(noisy_BD) if network.chain is None else None
+
+    def scores(place: int, own: int | None) -> Tensor:
+        if place == 0 and anchor_1V is not None:
+            return anchor_1V[0]
+        at = place - network.shift
+        if together_BS is not None:
+            return together_BS[at]
+        assert own is not None  # the first place is the clean row's
+        return network.noisy_logits(noisy_BD[at : at + 1], [own])[0]
+
+    allowed = run.constraint.allowed()
+    if allowed is not None:
         place = masked[0]
-        row = noisy_BS[place] if anchor_1V is None else anchor_1V[0]
-        block[place], chances[place] = run.pick(row, start + place, allowed)
+        own = block[place - 1] if network.chain is not None and place else None
+        block[place], chances[place] = run.pick(scores(place, own), start + place, allowed)
         return
-    picks: list[tuple[int, float]] = []
-    entropy: list[float] = []
+    picks: dict[int, tuple[int, float]] = {}
+    entropy: dict[int, float] = {}
     for place in masked:
-        anchored = place == 0 and anchor_1V is not None
-        row = anchor_1V[0] if anchored and anchor_1V is not None else noisy_BS[place - network.shift]
-        index, chance = run.pick(row, start + place)
-        picks.append((index if anchored else network.drafted([index])[0], chance))
+        own, chance, doubt = None, 1.0, 0.0
+        if network.chain is not None and place:
+            own = block[place - 1]
+            if own is None:
+                (own, chance), doubt = picks[place - 1], entropy[place - 1]
+        row = scores(place, own)
+        index, probability = run.pick(row, start + place)
+        drafted = not (place == 0 and anchor_1V is not None)
+        picks[place] = network.drafted([index])[0] if drafted else index, probability * chance
         log_V = row.log_softmax(-1)
-        entropy.append(-(log_V.exp() * log_V).nansum().item())
-    chosen = rule.choose([chance for _, chance in picks], entropy)
+        entropy[place] = doubt - (log_V.exp() * log_V).nansum().item()
+    chosen = rule.choose([picks[place][1] for place in masked], [entropy[place] for place in masked])
     if anchor_1V is not None:
         chosen = sorted({0, *chosen})  # no later forward will say anything of the first place
     for at in chosen:
-        block[masked[at]], chances[masked[at]] = picks[at]
+        block[masked[at]], chances[masked[at]] = picks[masked[at]]

@@ -175,10 +175,16 @@ def evaluate(options: argparse.Namespace) -> None:
     with safe_open(options.adapter, "pt") as file:
         facts = file.metadata() or {}
         rank = file.get_tensor("layers.0.q.lora_A").shape[0]
+        chain = file.get_tensor("chain.B").shape[1] if "chain.B" in file.keys() else 0  # noqa: SIM118
     corpus = corpora.Corpus(options.corpus)
     vocab = draft_vocabulary(corpus, 32768, options.run_folder)
     model = GatedModel(
-        options.base, rank=rank, scale=float(facts.get("scale", 2.0)), draft_vocab_S=vocab, seed=0
+        options.base,
+        rank=rank,
+        scale=float(facts.get("scale", 2.0)),
+        draft_vocab_S=vocab,
+        seed=0,
+        chain=chain,
     )
     load_adapter(model, options.adapter)
     print(json.dumps(measure(model, held_out_set(corpus, options.held_out), int(facts.get("shift", 0)))))

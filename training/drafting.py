@@ -50,7 +50,12 @@ class Drafting:
         self.base_sha256 = checkpoint_sha256(base)
         vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
         self.model = GatedModel(
-            base, rank=recipe.rank, scale=recipe.scale, draft_vocab_S=vocab, seed=recipe.seed
+            base,
+            rank=recipe.rank,
+            scale=recipe.scale,
+            draft_vocab_S=vocab,
+            seed=recipe.seed,
+            chain=recipe.chain,
         )
         self.parameters = self.model.parameters
 
@@ -83,7 +88,7 @@ class Drafting:
         targets_R = self.model.draft_of_V[as_ids(blocks.targets_NB).reshape(-1)]
         weights_R = torch.from_numpy(blocks.weights_NB).reshape(-1)
         kept = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
-        logits = self.model.draft_logits(hidden_RD[kept])
+        logits = self.model.draft_logits(hidden_RD[kept], as_ids(blocks.ids_NB).reshape(-1)[kept])
         loss_R = F.cross_entropy(logits, targets_R[kept], reduction="none")
         return Loss((loss_R * weights_R[kept]).sum(), float(weights_R[kept].sum()), blocks.ids_NB.size)
 

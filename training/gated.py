@@ -27,7 +27,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.checkpoints import open_checkpoint
-from model.decoder import Config, Decoder, KVCache, Layer, Linear
+from model.decoder import Chain, Config, Decoder, KVCache, Layer, Linear
 from model.masks import causal
 from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
@@ -103,7 +103,9 @@ class GatedModel:
     full-vocabulary id unless its name says `draft`.
     """
 
-    def __init__(self, base: Path, *, rank: int, scale: float, draft_vocab_S: Tensor, seed: int):
+    def __init__(
+        self, base: Path, *, rank: int, scale: float, draft_vocab_S: Tensor, seed: int, chain: int = 0
+    ):
         checkpoint = open_checkpoint(base)
         self.base, self.config, self.rank, self.scale = base, checkpoint.config, rank, scale
         self.draft_vocab_S = draft_vocab_S
@@ -111,7 +113,12 @@ class GatedModel:
         self.draft_of_V = torch.full((c.vocab,), -1).scatter_(
             0, draft_vocab_S, torch.arange(len(draft_vocab_S))
         )
-        self.parameters = _initial_adapter(c, rank, seed)
+        self.parameters = _initial_adapter(c, rank, chain, seed)
+        self.chain = (
+            Chain(*(self.parameters[f"chain.{name}"] for name in ("hidden_A", "token_A", "B")))
+            if chain
+            else None
+        )
         norms = {n: checkpoint.tensor(n) for n in checkpoint.names() if n.endswith("norm.weight")}
         clean: list[Layer] = []
         noisy: list[Layer] = []
@@ -184,12 +191,13 @@ class GatedModel:
         )
         return self.noisy.forward(x_RD, positions_R, BlockAttention(cache, anchors_N, block))
 
-    def draft_logits(self, hidden_RD: Tensor) -> Tensor:
-        """(R, S) scores over the drafting vocabulary, with gradient."""
-        return self.noisy.logits(hidden_RD)
+    def draft_logits(self, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:
+        """(R, S) scores over the drafting vocabulary, with gradient, given the tokens at the rows' own places."""
+        embedding_RD = self.noisy.embed(previous_R)
+        return self.noisy.logits(self.chain(hidden_RD, embedding_RD) if self.chain else hidden_RD)
 
 
-def _initial_adapter(config: Config, rank: int, seed: int) -> dict[str, nn.Parameter]:
+def _initial_adapter(config: Config, rank: int, chain: int, seed: int) -> dict[str, nn.Parameter]:
     """A random, B zero: the adapter starts as the base itself. The mask embedding is set later."""
     c, generator = config, torch.Generator().manual_seed(seed)
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
@@ -203,6 +211,11 @@ def _initial_adapter(config: Config, rank: int, seed: int) -> dict[str, nn.Param
             parameters[f"layers.{n}.{name}.lora_A"] = nn.Parameter(down)
             parameters[f"layers.{n}.{name}.lora_B"] = nn.Parameter(torch.zeros(out, rank))
     parameters["mask_embedding"] = nn.Parameter(torch.zeros(c.width))
+    if chain:
+        for name in ("hidden_A", "token_A"):
+            down = torch.randn(chain, c.width, generator=generator) / math.sqrt(c.width)
+            parameters[f"chain.{name}"] = nn.Parameter(down)
+        parameters["chain.B"] = nn.Parameter(torch.zeros(c.width, chain))
     return parameters
 
 

@@ -55,9 +55,12 @@ def draft(model: GatedModel, cache: KVCache, argmax_C: Tensor, anchors_N: np.nda
         anchors = as_ids(some)
         masked = torch.ones(len(some), block, dtype=torch.bool)
         ids = torch.zeros(len(some), block, dtype=torch.long)
-        hidden = model.denoise(cache, ids, masked, anchors)
-        found = model.draft_vocab_S[model.draft_logits(hidden).argmax(-1)].view(-1, block)
-        drafts.append(torch.cat([argmax_C[anchors][:, None], found], 1) if shift else found)
+        hidden_NBD = model.denoise(cache, ids, masked, anchors).view(len(some), block, -1)
+        found = [argmax_C[anchors]] if shift else []
+        for place in range(block):
+            own = found[-1] if shift else torch.zeros_like(anchors)
+            found.append(model.draft_vocab_S[model.draft_logits(hidden_NBD[:, place], own).argmax(-1)])
+        drafts.append(torch.stack(found, 1))
     return torch.cat(drafts)
 
 

@@ -57,6 +57,8 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Rank of the low-rank pair on every linear."""
     scale: float = 2.0
     """Factor on the low-rank product."""
+    chain: int = 0
+    """Inner width of the head that tells a noisy row the token at its own place (`model.decoder.Chain`); 0: none."""
     shift: Literal[0, 1] = 1
     """1: a noisy row predicts the token after it, as the base does; 0: its own."""
     draft_vocab: int = 32768

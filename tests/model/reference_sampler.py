@@ -28,7 +28,7 @@ def pick(logits: Tensor, temperature: float, seed: int, place: int) -> tuple[int
 
 @torch.inference_mode()
 def dense(network: Network, clean: list[int], block: list[int | None]) -> tuple[Tensor, Tensor]:
-    """Scores of every clean row (n, V) and of every row of the block (b, S), from nothing."""
+    """Scores of every clean row (n, V) and hidden states of every row of the block (b, D), from nothing."""
     n, b = len(clean), len(block)
     d = network.decoder
     x = torch.cat(
@@ -58,14 +58,28 @@ def dense(network: Network, clean: list[int], block: list[int | None]) -> tuple[
     cache = KVCache(d.config, n + b)
     cache.see(mask)
     gates = [(network.adapter, slice(n, n + b))] if network.adapter is not None and b else []
+    if network.team is not None:
+        gates.append((network.team, slice(0, n + b)))
     hidden = d.forward(x, torch.arange(n + b), cache, gates)
     ar = d.logits(hidden[:n])
-    noisy = network.draft_head(hidden[n:]) if network.draft_head is not None else d.logits(hidden[n:])
     if network.mask_id is not None:
         ar[:, network.mask_id] = -torch.inf
-        ids = torch.arange(noisy.shape[-1]) if network.draft_vocab_S is None else network.draft_vocab_S
-        noisy[:, ids == network.mask_id] = -torch.inf
-    return ar, noisy
+    return ar, hidden[n:]
+
+
+@torch.inference_mode()
+def scores(network: Network, hidden: Tensor, own: int | None) -> Tensor:
+    """Scores (S,) of one noisy row whose own place holds the token `own`."""
+    if network.adapter is not None and (chain := network.adapter.chain) is not None:
+        token = network.decoder.embed(torch.tensor([own]))[0]
+        length = hidden.pow(2).mean().add(1e-6).sqrt(), token.pow(2).mean().add(1e-6).sqrt()
+        inner = chain.hidden_A @ (hidden / length[0]) + chain.token_A @ (token / length[1])
+        hidden = hidden + chain.B @ (inner * inner.sigmoid())
+    head = network.draft_head if network.draft_head is not None else network.decoder.logits
+    found = head(hidden[None])[0]
+    ids = torch.arange(len(found)) if network.draft_vocab_S is None else network.draft_vocab_S
+    found[ids == network.mask_id] = -torch.inf
+    return found
 
 
 def autoregressive(
@@ -99,19 +113,23 @@ def denoise(
         known = len(text) - start
         first = True
         while None in block:
-            ar, noisy = dense(network, clean, block)
+            ar, hidden = dense(network, clean, block)
             masked = [i for i, token in enumerate(block) if token is None]
-            found = {}
+            found: dict[int, tuple[int, float, float]] = {}
             for i in masked:
                 place = start + i - len(prompt)
                 if network.adapter is None:
-                    found[i] = pick(noisy[i], temperature, seed, place)
+                    found[i] = pick(scores(network, hidden[i], None), temperature, seed, place)
                 elif i == 0:
                     found[i] = pick(ar[-1], temperature, seed, place)
                 else:
-                    index, p, h = pick(noisy[i - 1], temperature, seed, place)
+                    guessed = block[i - 1] is None
+                    own = found[i - 1][0] if guessed else block[i - 1]
+                    index, p, h = pick(scores(network, hidden[i - 1], own), temperature, seed, place)
                     if network.draft_vocab_S is not None:
                         index = int(network.draft_vocab_S[index])
+                    if guessed and network.adapter.chain is not None:  # both picks must hold
+                        p, h = p * found[i - 1][1], h + found[i - 1][2]
                     found[i] = index, p, h
             chosen = rule.choose([found[i][1] for i in masked], [found[i][2] for i in masked])
             places = {masked[at] for at in chosen}

@@ -5,9 +5,12 @@ Their linears are int8, as the engine's are: results do not depend on which rows
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 
-from model.decoder import Adapter, Config, Decoder, Layer
+from model.adapters import TeamAdapter
+from model.decoder import Adapter, Chain, Config, Decoder, Layer
 from model.drafters import CostCurve
 from model.quantise import Int8Linear, quantise_weight
 from model.sampler import Network
@@ -69,7 +72,7 @@ def head_weight(c: Config, seed: int) -> torch.Tensor:
     )
 
 
-def adapter(c: Config, seed: int, rank: int = 4) -> Adapter:
+def adapter(c: Config, seed: int, rank: int = 4, chained: bool = False) -> Adapter:
     g = torch.Generator().manual_seed(seed)
     q, kv, d, m = c.heads * c.head_dim, c.kv_heads * c.head_dim, c.width, c.mlp_width
     sizes = {
@@ -88,11 +91,14 @@ def adapter(c: Config, seed: int, rank: int = 4) -> Adapter:
         }
         for _ in range(c.layers)
     ]
-    return Adapter(pairs, torch.randn(c.width, generator=g))
+    mask_embedding = torch.randn(c.width, generator=g)
+    chain = [torch.randn(*shape, generator=g) for shape in ((6, d), (6, d), (d, 6))] if chained else []
+    return Adapter(pairs, mask_embedding, Chain(*chain) if chained else None)
 
 
 def network(kind: str, block: int, seed: int) -> Network:
-    """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), merged (block-causal, aligned)."""
+    """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), gated-chain (that, and rows are told
+    their own tokens), merged (block-causal, aligned)."""
     c = config()
     d = decoder(c, seed)
     if kind == "base":
@@ -103,6 +109,5 @@ def network(kind: str, block: int, seed: int) -> Network:
         return Network(d, block=block, mask_id=MASK, adapter=adapter(c, seed + 1))
     vocab = torch.tensor([id for id in range(VOCAB) if id % 3 or id == END])
     head = linear(head_weight(c, seed)[vocab])
-    return Network(
-        d, block=block, mask_id=MASK, adapter=adapter(c, seed + 1), draft_head=head, draft_vocab_S=vocab
-    )
+    gate = adapter(c, seed + 1, chained=kind == "gated-chain")
+    return Network(d, block=block, mask_id=MASK, adapter=gate, draft_head=head, draft_vocab_S=vocab)
