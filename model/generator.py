@@ -91,7 +91,8 @@ class Generator:
         self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
         self.cost = self._measure()
         self._beliefs = Beliefs(self.cost)
-        self._team_file, self._team_seen = team, None
+        self._team_file = team
+        self._team_seen: tuple[int, int, int] | None = None
         self._look_for_team()
 
     @classmethod
@@ -111,21 +112,24 @@ class Generator:
 
     def _look_for_team(self) -> None:
         """Take up the team's adapter as its file is now, or leave it off. What was computed with another one goes."""
-        seen = None
-        if self._team_file is not None and self._team_file.is_file():
+        if self._team_file is None:
+            return
+        try:
             status = self._team_file.stat()
             seen = status.st_ino, status.st_mtime_ns, status.st_size
+        except OSError:
+            seen = None
         if seen == self._team_seen:
             return
         self._team_seen, team = seen, None
-        if seen is not None and self._team_file is not None:
+        if seen is None:
+            log.info("the team's adapter is off")
+        else:
             try:
                 team = loading.load_team(self.name, self._team_file)
                 log.info("the team's adapter is on")
             except DiffcoderError as error:
                 log.error("the team's adapter stays off: %s", error.message)
-        else:
-            log.info("the team's adapter is off")
         self.network = replace(self.network, team=team)
         self._cache = PrefixCache(self._decoder.config, self._window, CACHE_BUFFERS)
         self._beliefs = Beliefs(self.cost)
@@ -422,17 +426,17 @@ class Generator:
         return found
 
     def _measure(self) -> CostCurve:
-        """What a forward costs here by its rows, over a short context: the best of a few, since whatever else the
-        machine is doing only adds to it."""
+        """What a forward costs here by its rows, over a short context, in milliseconds of each thread's own processor
+        time, which other programs add little to; the best of a few."""
         cache, _ = self._cache.take([0, 0])
         ms: dict[int, float] = {}
         rounds, until = 0, time.perf_counter() + MEASURE_S
         while rounds < 2 or time.perf_counter() < until:
             rounds += 1
             for rows in _MEASURED_ROWS:
-                start = time.perf_counter()
+                start = time.process_time()
                 self.network.forward(cache, [0] * rows, (), rows)
-                took = (time.perf_counter() - start) * 1000
+                took = (time.process_time() - start) * 1000 / torch.get_num_threads()
                 ms[rows] = min(ms.get(rows, took), took)
         self._cache.give(cache, [])
         for more, less in pairwise(reversed(_MEASURED_ROWS)):

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import profiles, registry, store
-from model.adapters import AdapterFile, read_adapter
+from model.adapters import AdapterFile, TeamAdapter, read_adapter, read_team_adapter
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
 from model.decoder import Config, Decoder, Layer, Linear
 from model.headers import SafetensorsHeader
@@ -84,7 +84,7 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
         file = adapter or shipped_adapter(name)
         if file is None or profile.weights != "gated":
             return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None)
-        gated = read_adapter(file, checkpoint.config, _base_sha256(name, path))
+        gated = read_adapter(file, checkpoint.config, base_sha256(name, path))
         if form == "int8":
             weight, scale = (
                 _mapped(header.result(), "head.weight"),
@@ -104,7 +104,14 @@ def shipped_adapter(name: str) -> Path | None:
     return path if registry.is_file_name(name) and path.is_file() else None
 
 
-def _base_sha256(name: str, path: Path) -> str:
+def load_team(name: str, adapter: Path) -> TeamAdapter:
+    """A team's adapter for the model of that name. Raises DiffcoderError: "bad_adapter", "corrupt_model"."""
+    path = store.model_path(name)
+    return read_team_adapter(adapter, open_checkpoint(path).config, base_sha256(name, path))
+
+
+def base_sha256(name: str, path: Path) -> str:
+    """What an adapter's `base_sha256` must be for this model, which lies at `path`."""
     files = registry.find(name).files
     if files:
         return files[0].sha256

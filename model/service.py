@@ -705,11 +705,12 @@ def _log_to(path: Path) -> None:
 
 
 def _load(model: str, threads: int | None) -> Generator:
+    from model import store
     from model.generator import (
         Generator,
     )  # torch takes seconds to import: on the worker's thread, socket open
 
-    return Generator.load(model, threads=threads)
+    return Generator.load(model, threads=threads, team=store.team_path(model))
 
 
 def _models(loaded: str) -> list[ModelInfo]:

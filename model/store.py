@@ -47,6 +47,7 @@ __all__ = [
     "remove",
     "sha256",
     "state",
+    "team_path",
     "verify",
     "write_atomically",
     "write_sealed",
@@ -135,6 +136,13 @@ def models() -> list[ModelInfo]:
         )
         for entry in registry.entries().values()
     ]
+
+
+def team_path(name: str) -> Path:
+    """Where the team's adapter of a model lies while it is in use (`diffcoder tune` puts it there)."""
+    full = registry.find(name).name
+    stem = full if registry.is_file_name(full) else f"Path-{hashlib.sha256(full.encode()).hexdigest()[:16]}"
+    return cache_folder() / "team" / f"{stem}.safetensors"
 
 
 def converted_path(name: str, form: str) -> Path:

@@ -1,0 +1,94 @@
+"""A team's adapter in the engine: on every row, exact under verification, taken up and left off between two requests."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from model import store
+from model.adapters import TeamAdapter
+from model.checkpoints import open_checkpoint
+from model.decoder import Adapter, KVCache
+from model.generator import Generator
+from model.schema import FillRequest, Limits, ScoreRequest
+from tests.model import tiny
+from tests.model.folders import write_adapter, write_model
+from tests.model.tiny import network
+
+TEXT = ScoreRequest(text="def add(first, second):\n    return first + second\n")
+GAP = FillRequest(prefix="def add(a, b):\n    ", limits=Limits(max_tokens=12))
+
+
+@pytest.fixture
+def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
+    write_model(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def put_team(base: Path, **changes: str) -> Path:
+    """A team's adapter where the engine looks for the one of this base."""
+    path = store.team_path(str(base))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    sha = store.sha256(base / "model.safetensors")
+    write_adapter(part, open_checkpoint(base).config, sha, changes={"kind": "team"} | changes)
+    part.replace(path)
+    return path
+
+
+def scores(generator: Generator) -> list[float]:
+    return [token.logprob for token in generator.score(TEXT).tokens]
+
+
+def test_an_engine_takes_up_and_leaves_off_a_team_adapter_between_two_requests(base: Path) -> None:
+    generator = Generator.load(str(base), team=store.team_path(str(base)))
+    alone, filled = scores(generator), generator.fill(GAP).text
+    path = put_team(base)
+    tuned = scores(generator)
+    assert tuned != alone
+    assert scores(Generator.load(str(base), team=path)) == tuned  # a fresh engine starts with it
+    path.unlink()
+    assert scores(generator) == alone
+    assert generator.fill(GAP).text == filled
+
+
+def test_without_a_team_adapter_nothing_changes(base: Path) -> None:
+    put_team(base)
+    assert scores(Generator.load(str(base))) == scores(Generator.load(str(base), team=base / "nothing"))
+
+
+@pytest.mark.parametrize("changes", [{"base_sha256": "0" * 64}, {"kind": "gated"}, {"rank": "none"}, {}])
+def test_a_team_adapter_that_does_not_fit_stays_off(base: Path, changes: dict[str, str]) -> None:
+    generator = Generator.load(str(base), team=store.team_path(str(base)))
+    alone = scores(generator)
+    path = put_team(base, **changes)
+    if not changes:
+        os.truncate(path, 1000)
+    assert scores(generator) == alone
+
+
+def test_its_products_are_the_low_rank_pairs_to_int8s_precision() -> None:
+    config = tiny.config()
+    pairs = tiny.adapter(config, 3).pairs
+    x = torch.randn(5, config.width, generator=torch.Generator().manual_seed(1))
+    exact, close = torch.zeros(5, 2 * config.mlp_width), torch.zeros(5, 2 * config.mlp_width)
+    Adapter(pairs, torch.zeros(config.width)).add_(1, ("gate", "up"), x, exact)
+    TeamAdapter(pairs).add_(1, ("gate", "up"), x, close)
+    assert (exact - close).norm() < 0.03 * exact.norm()
+
+
+def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_rows_that_are_asked_for() -> None:
+    net = network("gated+team", 4, 5)
+    ids = torch.randint(0, tiny.VOCAB, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+    whole, _ = net.forward(KVCache(net.decoder.config, 64), ids, (), len(ids))
+    last, _ = net.forward(KVCache(net.decoder.config, 64), ids, (), 3)
+    assert torch.equal(whole[-3:], last)
+    cache = KVCache(net.decoder.config, 64)
+    for start in range(0, 40, 5):
+        some, _ = net.forward(cache, ids[start : start + 5], (), 5)
+        cache.keep(5)
+        assert torch.equal(some, whole[start : start + 5])
