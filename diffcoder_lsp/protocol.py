@@ -214,12 +214,14 @@ class ProgressCancelParams(_Struct, frozen=True):
 
 
 class EditArguments(_Struct, frozen=True, forbid_unknown_fields=True):
-    """Of the command `diffcoder.edit`: rewrite the lines that `range` touches as `instruction` says."""
+    """Of the command `diffcoder.edit`: rewrite the lines that `range` touches as `instruction` says. Another
+    `variation` gives another answer, 0 the model's first."""
 
     uri: str
     range: Range
     instruction: str
     diagnostics: list[dict[str, Any]] = []
+    variation: int = 0
 
 
 class ImplementArguments(_Struct, frozen=True, forbid_unknown_fields=True):
@@ -227,6 +229,7 @@ class ImplementArguments(_Struct, frozen=True, forbid_unknown_fields=True):
 
     uri: str
     range: Range
+    variation: int = 0
 
 
 class FillGapsArguments(_Struct, frozen=True, forbid_unknown_fields=True):
@@ -235,6 +238,7 @@ class FillGapsArguments(_Struct, frozen=True, forbid_unknown_fields=True):
     uri: str
     range: Range | None = None
     ranges: list[Range] | None = None
+    variation: int = 0
 
 
 class EditResult(_Struct, frozen=True):
@@ -249,6 +253,23 @@ class ShowPromptArguments(_Struct, frozen=True, forbid_unknown_fields=True):
     """Of the command `diffcoder.showPrompt`; without `uri` the last prompt of any document."""
 
     uri: str | None = None
+
+
+class PullArguments(_Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the command `diffcoder.pull`: download a model. A client sends it when its user has agreed."""
+
+    model: str
+
+
+class ModelEntry(msgspec.Struct, frozen=True):
+    """One model of the answer to `diffcoder.models`; `bytes` is its download, `memory` what an engine takes."""
+
+    name: str
+    title: str
+    licence: str
+    bytes: int
+    memory: int
+    state: Literal["ready", "missing", "partial", "loaded"]
 
 
 class DraftParams(msgspec.Struct, frozen=True, rename="camel"):

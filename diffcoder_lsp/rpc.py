@@ -18,6 +18,7 @@ import queue
 import re
 import threading
 from collections.abc import Callable, Coroutine, Iterator
+from contextvars import ContextVar
 from typing import Any, BinaryIO
 
 import msgspec
@@ -35,6 +36,7 @@ NOT_INITIALIZED = -32002
 REQUEST_CANCELLED = -32800
 CONTENT_MODIFIED = -32801
 REQUEST_FAILED = -32803
+_BOUND: ContextVar[asyncio.Timeout | None] = ContextVar("bound", default=None)
 
 MAX_BODY = 256_000_000
 """Bytes of a body that is read; a longer one is skipped."""
@@ -92,6 +94,12 @@ def read_frames(stream: BinaryIO) -> Iterator[bytes]:
                     return
                 yield body
             length = None
+
+
+def take_your_time() -> None:
+    """Called by a handler that may rightly take longer than a request's bound: a download."""
+    if (bound := _BOUND.get()) is not None:
+        bound.reschedule(None)
 
 
 def frame(body: bytes) -> bytes:
@@ -284,7 +292,8 @@ class Connection:
         task.add_done_callback(lambda task: self._finished(id, method, work, task))
 
     async def _bounded(self, work: Coroutine[Any, Any, Any]) -> Any:
-        async with asyncio.timeout(self._seconds):
+        async with asyncio.timeout(self._seconds) as bound:
+            _BOUND.set(bound)
             return await work
 
     def _finished(self, id: Id, method: str, work: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:

@@ -23,7 +23,7 @@ from diffcoder_lsp.context import Ignored
 from diffcoder_lsp.documents import Document, Documents, Encoding, path_of
 from diffcoder_lsp.engine_client import AsyncEngineClient
 from diffcoder_lsp.engine_link import EngineLink, shown
-from diffcoder_lsp.features import edit, fix, gapfill, implement
+from diffcoder_lsp.features import edit, fix, gapfill, implement, pull
 from diffcoder_lsp.features.complete import Complete
 from diffcoder_lsp.features.inline import Inline
 from diffcoder_lsp.features.pull import Pull
@@ -45,6 +45,7 @@ from diffcoder_lsp.protocol import (
     InitializeParams,
     InlineCompletionParams,
     ProgressCancelParams,
+    PullArguments,
     ShowPromptArguments,
     StatusParams,
 )
@@ -70,7 +71,10 @@ _EDITS: dict[str, Any] = {
     "diffcoder.implement": ImplementArguments,
     "diffcoder.fillGaps": FillGapsArguments,
 }
-COMMANDS = [*_EDITS, "diffcoder.showPrompt", "diffcoder.pause", "diffcoder.resume"]
+COMMANDS = [
+    *_EDITS,
+    *("diffcoder.showPrompt", "diffcoder.models", "diffcoder.pull", "diffcoder.pause", "diffcoder.resume"),
+]
 
 
 class Server:
@@ -329,6 +333,10 @@ class Server:
             return self._edited(document, params.command, self._changes(params.command, document, argument))
         if params.command == "diffcoder.showPrompt":
             return self._prompt(_argument(ShowPromptArguments, first))
+        if params.command == "diffcoder.models":
+            return asyncio.to_thread(pull.models)
+        if params.command == "diffcoder.pull":
+            return self._pull.pull(_argument(PullArguments, first).model)
         if params.command in ("diffcoder.pause", "diffcoder.resume"):
             return self._set_paused(params.command == "diffcoder.pause")
         raise ReplyError(INVALID_PARAMS, f"There is no command {params.command!r}.")
@@ -342,7 +350,7 @@ class Server:
             if command == "diffcoder.implement"
             else gapfill.gaps(document, argument)
         )
-        return gapfill.changes(self.session, document, places)
+        return gapfill.changes(self.session, document, places, argument.variation)
 
     async def _edited(self, document: Document, command: str, work: Coroutine[Any, Any, Any]) -> EditResult:
         changes = await work

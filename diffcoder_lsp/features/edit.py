@@ -6,6 +6,8 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+import msgspec
+
 from diffcoder_lsp.applying import Change
 from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document
@@ -28,6 +30,13 @@ def title(text: str) -> str:
     """A sentence that fits a menu."""
     text = " ".join(text.split())
     return text if len(text) <= _TITLE_CHARS else text[: _TITLE_CHARS - 1] + "…"
+
+
+def varied(limits: Limits, variation: int) -> Limits:
+    """Limits for another answer to the same request: the first is the model's surest, the others are drawn."""
+    if variation <= 0:
+        return limits
+    return msgspec.structs.replace(limits, temperature=min(0.3 + 0.2 * variation, 0.9), seed=variation)
 
 
 def selected_lines(document: Document, range: Range) -> tuple[int, int]:
@@ -100,7 +109,7 @@ async def changes(session: Session, document: Document, arguments: EditArguments
             for line, message in noted(document, arguments.diagnostics)
             if top <= line <= bottom
         ),
-        limits=Limits(max_tokens=session.settings.edit.max_tokens),
+        limits=varied(Limits(max_tokens=session.settings.edit.max_tokens), arguments.variation),
     )
     answer = await session.link.edit(document.uri, request, session.drafts(document, a, "edit"))
     if session.settings.drafts:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from diffcoder_lsp.applying import Change
 from diffcoder_lsp.documents import Document
-from diffcoder_lsp.features.edit import selected_lines
+from diffcoder_lsp.features.edit import selected_lines, varied
 from diffcoder_lsp.features.implement import stubs
 from diffcoder_lsp.features.inline import fitted, is_single_line
 from diffcoder_lsp.gaps import MARKER
@@ -53,16 +53,22 @@ def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, in
     return found
 
 
-async def changes(session: Session, document: Document, places: Sequence[tuple[int, int]]) -> list[Change]:
+async def changes(
+    session: Session, document: Document, places: Sequence[tuple[int, int]], variation: int = 0
+) -> list[Change]:
     """What the model writes into each place; a place for which it has nothing is left out."""
     settled: dict[int, str] = {}
     sure: dict[int, float] = {}
     first: dict[int, str] = {}
     for number in range(len(places)):
-        first[number], sure[number] = await _filled(session, document, places, settled, number)
+        first[number], sure[number] = await _filled(session, document, places, settled, number, variation)
     for number in sorted(sure, key=lambda number: -sure[number]):
         again = bool(settled)
-        text = (await _filled(session, document, places, settled, number))[0] if again else first[number]
+        text = (
+            (await _filled(session, document, places, settled, number, variation))[0]
+            if again
+            else first[number]
+        )
         if text:
             settled[number] = text
     return [Change(*places[number], text) for number, text in sorted(settled.items())]
@@ -82,6 +88,7 @@ async def _filled(
     places: Sequence[tuple[int, int]],
     settled: dict[int, str],
     number: int,
+    variation: int,
 ) -> tuple[str, float]:
     """The model's text for one place, seeing what is settled, and how sure it is. Markers are never shown to it."""
     start = places[number][0]
@@ -101,7 +108,7 @@ async def _filled(
     gap = around(text, len(before), len(before), document.language)
     behind = gap.suffix.partition("\n")[0].strip()
     limits = Limits(max_tokens=GAP_TOKENS, single_line=bool(behind) and is_single_line(gap, "auto"))
-    request, secrets = session.request(document, gap, limits)
+    request, secrets = session.request(document, gap, varied(limits, variation))
     draft = session.drafts(document, start, "gap")
     answer = await session.link.fill(document.uri, request, draft)
     filling = fitted(secrets.reveal(answer.text), gap)

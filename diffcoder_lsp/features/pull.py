@@ -1,4 +1,5 @@
-"""A model that is not here: the user is asked once whether to download it, take another, or leave it."""
+"""Models: which there are, how one comes here, and what the user is asked when the one in use is missing: once,
+whether to download it, take another, or leave it."""
 
 from __future__ import annotations
 
@@ -6,8 +7,8 @@ import asyncio
 from collections.abc import Callable
 
 from diffcoder_lsp.progress import Bars
-from diffcoder_lsp.protocol import MessageActionItem
-from diffcoder_lsp.rpc import Connection, ReplyError
+from diffcoder_lsp.protocol import MessageActionItem, ModelEntry
+from diffcoder_lsp.rpc import Connection, ReplyError, take_your_time
 from model.schema import DiffcoderError, ModelInfo
 
 NOT_NOW = "Not now"
@@ -52,33 +53,51 @@ class Pull:
         if answer is None or answer.title == NOT_NOW:
             return
         if answer.title == download:
-            await self._pull(name)
+            try:
+                await self.pull(name)
+            except DiffcoderError as error:
+                self._say(_WARNING, error.message)
+            else:
+                self._say(_INFO, f"{name} is ready.")
         elif answer.title.startswith("Use "):
             self._use(answer.title.removeprefix("Use "))
 
-    async def _pull(self, name: str) -> None:
+    async def pull(self, name: str) -> None:
+        """Download a model, with a bar that can be cancelled; DiffcoderError when it does not come."""
         from model import store
 
+        take_your_time()
         loop = asyncio.get_running_loop()
         bar = self._bars.begin(f"Downloading {name}", cancellable=True)
+        stopped = False
 
         def progress(done: int, total: int) -> None:
             if bar is not None and total:
                 loop.call_soon_threadsafe(bar.report, f"{done / 1e6:,.0f} MB", int(100 * done / total))
 
         try:
-            await asyncio.to_thread(store.pull, name, progress, lambda: bar is not None and bar.cancelled)
-        except DiffcoderError as error:
-            self._connection.notify(
-                "window/showMessage", {"type": _WARNING, "message": f"diffcoder: {error.message}"}
-            )
-        else:
-            self._connection.notify(
-                "window/showMessage", {"type": _INFO, "message": f"diffcoder: {name} is ready."}
+            await asyncio.to_thread(
+                store.pull, name, progress, lambda: stopped or (bar is not None and bar.cancelled)
             )
             self._retry()
         finally:
+            stopped = True  # the thread outlives a request that is cancelled
             self._bars.end(bar)
+
+    def _say(self, kind: int, message: str) -> None:
+        self._connection.notify("window/showMessage", {"type": kind, "message": f"diffcoder: {message}"})
+
+
+def models() -> list[ModelEntry]:
+    """Every model, as a client's picker shows it."""
+    from model import registry
+
+    return [
+        ModelEntry(
+            model.name, model.title, model.licence, model.bytes, registry.find(model.name).memory, model.state
+        )
+        for model in _models()
+    ]
 
 
 def _models() -> list[ModelInfo]:
