@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench faults faults-lsp lock clean model
+.PHONY: help setup demo test lint bench faults faults-lsp bench-lsp lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -57,6 +57,9 @@ faults: $(VENV)/.installed-dev model ## Break things on purpose: kills, cancels,
 
 faults-lsp: $(VENV)/.installed-dev ## Break the language server: random edits, mutated frames, broken handlers
 	@$(BIN)/python -P -m benchmarks.faults_lsp
+
+bench-lsp: $(VENV)/.installed-dev model ## Replay five minutes of typing against the language server
+	@$(BIN)/python -P -m benchmarks.bench_lsp
 
 lock: $(VENV)/.installed-dev $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) list --format=freeze --exclude-editable \

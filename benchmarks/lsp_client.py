@@ -51,6 +51,7 @@ class Client:
             "window/showMessageRequest": lambda params: None,
             "client/registerCapability": lambda params: None,
         }
+        self.on_reply: Callable[[Any], None] = lambda message: None  # on the thread that reads
         self.told: list[tuple[str, Any]] = []
         self.applied: list[Any] = []
         self.encoding = "utf-16"
@@ -177,6 +178,7 @@ class Client:
             message = json.loads(stream.read(length))
             if "method" not in message:
                 id = message.get("id")
+                self.on_reply(message)
                 self.replies[id] = self.replies.get(id, 0) + 1
                 if "error" in message:
                     self.failures.append((id, message["error"]["code"]))

@@ -6,6 +6,7 @@ while the user types, so that the engine's cached prefix stays good. Reads ignor
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 from collections.abc import Iterable
@@ -54,7 +55,11 @@ class Secrets:
 
     def hide(self, text: str) -> str:
         """`text` with each such value replaced by a name; the same value always gets the same one."""
-        return _SECRET_VALUE.sub(self._hidden, text) if _SECRET_VALUE.search(text) else text
+        # By paragraphs: all but one stay the same from key to key, and searching all takes longer than a key may.
+        return "\n\n".join(
+            _SECRET_VALUE.sub(self._hidden, part) if _holds_secret(part) else part
+            for part in text.split("\n\n")
+        )
 
     def reveal(self, text: str) -> str:
         for value, name in self._placeholders.items():
@@ -66,6 +71,11 @@ class Secrets:
         value, (start, end) = match[group], match.span(group)
         name = self._placeholders.setdefault(value, f"HIDDEN_SECRET_{len(self._placeholders) + 1}")
         return match.string[match.start() : start] + name + match.string[end : match.end()]
+
+
+@functools.lru_cache(maxsize=8192)
+def _holds_secret(paragraph: str) -> bool:
+    return bool(_SECRET_VALUE.search(paragraph))
 
 
 def is_secret(path: str) -> bool:

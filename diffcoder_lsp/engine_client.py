@@ -270,6 +270,7 @@ class AsyncEngineClient(_Base):
         super().__init__(model, start=start, threads=threads, on_progress=on_progress)
         self._pool: _Pool | None = None
         self._connecting: asyncio.Lock | None = None
+        self._sending: set[asyncio.Future[Any]] = set()
 
     async def fill(
         self, request: FillRequest, on_draft: OnDraft | None = None, *, session: str | None = None
@@ -303,6 +304,20 @@ class AsyncEngineClient(_Base):
         await self.close()
 
     async def _send(self, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None = None) -> T:
+        """Cancelled once, however often its caller is: a second cancellation would break off the closing of the
+        connection, from which the engine learns of the first."""
+        import asyncio
+
+        sending = asyncio.ensure_future(self._sent(call, kind, on_draft))
+        self._sending.add(sending)
+        sending.add_done_callback(self._sending.discard)
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:
+            sending.cancel()
+            raise
+
+    async def _sent(self, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None) -> T:
         for attempt in range(1, ATTEMPTS + 1):
             pool = None
             try:

@@ -209,6 +209,30 @@ def test_a_cancelled_task_ends_its_request_in_the_engine(scripted: Callable[...,
     asyncio.run(session(streams=True))
 
 
+def test_a_task_that_is_cancelled_twice_ends_its_request_too(scripted: Callable[..., object]) -> None:
+    """An editor cancels, and then asks anew: the second blow must not hit the closing of the connection."""
+    scripted("--forward-seconds", "0.02")
+
+    async def session(turns: int) -> None:
+        async with AsyncEngineClient(start=False) as client:
+            task = asyncio.create_task(client.fill(fill(max_tokens=2000)))
+            while (await client.health()).running == 0:
+                await asyncio.sleep(0.01)
+            for _ in range(3):
+                task.cancel()
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            began = time.monotonic()
+            while (await client.health()).running:
+                await asyncio.sleep(0.01)
+            assert time.monotonic() - began < 5
+
+    for turns in (1, 2, 3):
+        asyncio.run(session(turns))
+
+
 def test_an_interrupted_command_ends_its_request_in_the_engine(scripted: Callable[..., object]) -> None:
     scripted("--forward-seconds", "0.02")
     program = (
