@@ -170,6 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print a JSON array")
     listing.set_defaults(run=_model_list)
 
+    stats = commands.add_parser("stats", help="what became of suggestions and edits: shown, accepted, kept")
+    stats.add_argument("--days", type=int, metavar="N", help="of the last N days only, today included")
+    stats.add_argument("--json", action="store_true", help="print a JSON array")
+    stats.set_defaults(run=_stats, parser=stats)
+
     lsp = commands.add_parser("lsp", help="the language server, which editors start")
     lsp.add_argument(
         "--model", metavar="NAME", help="a name of `diffcoder model list`, whatever the settings say"
@@ -392,6 +397,22 @@ def _model_remove(options: argparse.Namespace) -> int:
     from model import store
 
     print(f"{options.name} is removed, {store.remove(options.name) / 1e6:,.0f} MB are free again")
+    return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from diffcoder_lsp import statistics
+    from diffcoder_lsp.terminal import Screen
+
+    if options.days is not None and not 1 <= options.days <= 36500:
+        options.parser.error("--days is a number of days from 1 on")
+    rows = statistics.tallies(options.days)
+    if options.json:
+        import msgspec
+
+        print(msgspec.json.encode(rows).decode("ascii"))
+    else:
+        Screen().statistics(rows)
     return 0
 
 

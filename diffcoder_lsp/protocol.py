@@ -261,6 +261,16 @@ class PullArguments(_Struct, frozen=True, forbid_unknown_fields=True):
     model: str
 
 
+class OutcomeArguments(_Struct, frozen=True, forbid_unknown_fields=True):
+    """Of the command `diffcoder.outcome`: a client's review shows hunks, or its user decided on some; `texts` are
+    what the hunks put into the document."""
+
+    uri: str
+    kind: Literal["edit", "gap"]
+    outcome: Literal["shown", "accepted", "rejected"]
+    texts: list[str]
+
+
 class ModelEntry(msgspec.Struct, frozen=True):
     """One model of the answer to `diffcoder.models`; `bytes` is its download, `memory` what an engine takes."""
 

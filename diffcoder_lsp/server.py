@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 import msgspec
 
 from diffcoder_lsp import settings as settings_module
+from diffcoder_lsp import statistics
 from diffcoder_lsp.applying import Client, applied, moved, smallest, workspace_edit
 from diffcoder_lsp.context import Ignored
 from diffcoder_lsp.documents import Document, Documents, Encoding, path_of
@@ -44,6 +45,7 @@ from diffcoder_lsp.protocol import (
     ImplementArguments,
     InitializeParams,
     InlineCompletionParams,
+    OutcomeArguments,
     ProgressCancelParams,
     PullArguments,
     ShowPromptArguments,
@@ -74,6 +76,7 @@ _EDITS: dict[str, Any] = {
 COMMANDS = [
     *_EDITS,
     *("diffcoder.showPrompt", "diffcoder.models", "diffcoder.pull", "diffcoder.pause", "diffcoder.resume"),
+    *("diffcoder.outcome", "diffcoder.statistics"),
 ]
 
 
@@ -264,6 +267,8 @@ class Server:
     def _did_change(self, params: DidChangeParams) -> None:
         identifier = params.text_document
         self.session.documents.change(identifier.uri, params.content_changes, identifier.version)
+        for change in params.content_changes:
+            self.session.statistics.inserted(identifier.uri, change.text)
 
     def _did_close(self, params: DocumentParams) -> None:
         self.session.documents.close(params.text_document.uri)
@@ -337,6 +342,11 @@ class Server:
             return asyncio.to_thread(pull.models)
         if params.command == "diffcoder.pull":
             return self._pull.pull(_argument(PullArguments, first).model)
+        if params.command == "diffcoder.outcome":
+            return self._outcome(_argument(OutcomeArguments, first))
+        if params.command == "diffcoder.statistics":
+            self.session.statistics.write()
+            return statistics.tallies()
         if params.command in ("diffcoder.pause", "diffcoder.resume"):
             return self._set_paused(params.command == "diffcoder.pause")
         raise ReplyError(INVALID_PARAMS, f"There is no command {params.command!r}.")
@@ -354,15 +364,26 @@ class Server:
 
     async def _edited(self, document: Document, command: str, work: Coroutine[Any, Any, Any]) -> EditResult:
         changes = await work
-        return await applied(
+        answer = await applied(
             document, changes, f"diffcoder: {command.partition('.')[2]}",
             self.session.documents, self.client, self.connection.request,
         )  # fmt: skip
+        if answer.applied:
+            kind: statistics.Kind = "edit" if command == "diffcoder.edit" else "gap"
+            self.session.statistics.count(kind, "shown", len(changes))
+            self.session.statistics.accepted(kind, document.uri, [change.text for change in changes])
+        return answer
 
     def _prompt(self, argument: ShowPromptArguments) -> str | None:
         prompts = self.session.link.prompts
         uri = argument.uri if argument.uri is not None else next(reversed(prompts), None)
         return shown(prompts[uri]) if uri in prompts else None
+
+    def _outcome(self, argument: OutcomeArguments) -> None:
+        if argument.outcome == "accepted":
+            self.session.statistics.accepted(argument.kind, argument.uri, argument.texts)
+        else:
+            self.session.statistics.count(argument.kind, argument.outcome, len(argument.texts))
 
     def _set_paused(self, paused: bool) -> StatusParams:
         self.session.paused = paused
@@ -416,6 +437,7 @@ class Server:
             self.connection.notify("window/showMessage", {"type": kind, "message": f"diffcoder: {message}"})
 
     async def close(self) -> None:
+        self.session.statistics.write()
         await self.connection.close()
         await self.session.link.close()
 

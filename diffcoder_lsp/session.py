@@ -21,6 +21,7 @@ from diffcoder_lsp.lines import with_line_ends
 from diffcoder_lsp.protocol import DraftParams, Silence, StatusParams
 from diffcoder_lsp.scan import visible
 from diffcoder_lsp.settings import Settings
+from diffcoder_lsp.statistics import Statistics
 from model.schema import DiffcoderError, Draft, FillRequest, Limits
 
 PREFIX_CHARS, PREFIX_STEP, SUFFIX_CHARS = 32768, 16384, 16384
@@ -59,7 +60,21 @@ class Session:
     silent: Silence = "none"
     suggestions: int = 0
     reused: int = 0
+    statistics: Statistics = field(init=False)
     _sent: StatusParams | None = None
+
+    def __post_init__(self) -> None:
+        self.statistics = Statistics(self._text_of)
+
+    def _text_of(self, uri: str) -> str | None:
+        document = self.documents.get(uri)
+        return None if document is None else document.text
+
+    def shown(self, uri: str, text: str) -> None:
+        """Ghost text goes to the client."""
+        self.suggestions += 1
+        self.statistics.ghost(uri, text)
+        self.tell("none")
 
     def why_not(self, document: Document) -> Silence | None:
         """Why nothing may be done with a document; None when it may."""

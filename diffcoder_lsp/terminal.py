@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 
 from diffcoder_lsp.edits import common_ends
 from diffcoder_lsp.lines import content, split_lines
+from diffcoder_lsp.statistics import Tally
 from model.schema import Draft, EditResponse, FillResponse, Health
 
 if TYPE_CHECKING:
@@ -252,6 +253,21 @@ class Screen:
                     ]
                 )
             )
+
+    def statistics(self, rows: Sequence[Tally]) -> None:
+        """A line a kind: how many were shown, and what became of them."""
+        names = {"inline": "ghost text", "edit": "changes of edits", "gap": "gaps filled"}
+        if not any(row.shown for row in rows):
+            self.note("nothing was shown in an editor yet")
+            return
+        print(f"{'':17}{'shown':>8}{'accepted':>16}{'rejected':>10}{'kept a minute':>18}")
+        for row in rows:
+            shares = (
+                f"{row.accepted} ({row.accepted / row.shown:.0%})" if row.shown else "0",
+                str(row.rejected),
+                f"{row.kept} of {row.kept + row.gone}",
+            )
+            print(f"{names[row.kind]:17}{row.shown:>8}{shares[0]:>16}{shares[1]:>10}{shares[2]:>18}")
 
     @contextmanager
     def waiting(self) -> Iterator[None]:

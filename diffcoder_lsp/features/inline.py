@@ -146,8 +146,7 @@ class Inline:
             return None
         if automatic and (rest := self.known(uri, ask.gap)) is not None:
             session.reused += 1
-            session.suggestions += 1
-            session.tell("none")
+            session.shown(uri, rest)
             return _list(ask, [rest])
         return self._asked(ask)
 
@@ -192,8 +191,7 @@ class Inline:
             raise
         if not texts or session.documents.get(uri) is not ask.document:
             return None  # the user has gone on: the next request finds it in `_known`
-        session.suggestions += 1
-        session.tell("none")
+        session.shown(uri, texts[0])
         return _list(ask, texts)
 
     async def _written(self, ask: _Ask) -> list[str]:
