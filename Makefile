@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench faults faults-lsp bench-lsp lock clean model
+.PHONY: help setup demo test lint package vsix bench faults faults-lsp bench-lsp lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -60,6 +60,21 @@ faults-lsp: $(VENV)/.installed-dev ## Break the language server: random edits, m
 
 bench-lsp: $(VENV)/.installed-dev model ## Replay five minutes of typing against the language server
 	@$(BIN)/python -P -m benchmarks.bench_lsp
+
+DIST ?= dist
+
+package: $(VENV)/.installed vsix ## Build the Python wheel and the VS Code extension, of one version, into dist/
+	@$(PIP) wheel --quiet --no-deps --wheel-dir $(DIST) .
+	@$(BIN)/python -P -c 'import pathlib; [print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)") \
+	  for path in sorted(pathlib.Path("$(DIST)").glob("diffcoder*"))]'
+
+# npm and Node 22 or newer come from the user; the bundle needs nothing else at run time.
+vsix:
+	@cd editors/vscode && npm ci --silent --no-audit --no-fund
+	@cp constraints.txt LICENSE editors/vscode/
+	@mkdir -p $(DIST)
+	@cd editors/vscode && npm run --silent check && npm run --silent build \
+	  && npx vsce package --no-dependencies --allow-missing-repository --out $(abspath $(DIST))/ >/dev/null
 
 lock: $(VENV)/.installed-dev $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) list --format=freeze --exclude-editable \

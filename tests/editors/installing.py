@@ -93,10 +93,15 @@ def _installed(name: str, install: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _run(command: list[str], what: str, **environment: str) -> str:
+def _run(command: list[str], what: str, seconds: float = 600, **environment: str) -> str:
     try:
         done = subprocess.run(
-            command, env=os.environ | environment, capture_output=True, text=True, timeout=600, check=False
+            command,
+            env=os.environ | environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise Missing(f"{what}: {error}") from None

@@ -1,0 +1,146 @@
+// Shows what the model has written so far at the place where it will stand. The document itself stays as it is.
+//
+// An editor has no room for lines that are not in the document. The first line of a draft flows in place of the
+// text that it replaces; the lines below lie over the document, in two layers: what is settled, and the block in work.
+import { Position, Range, ThemeColor, window, workspace } from 'vscode';
+import type { DecorationOptions, Disposable, TextDocument, TextDocumentChangeEvent } from 'vscode';
+import type { Draft } from './protocol';
+
+const MASK = '░░░';
+const MARKER = '‹?›';
+
+interface Place {
+  line: number;
+  character: number;
+  /** The text that the draft stands in for. */
+  hidden: Range;
+  settled: string;
+  block: string;
+}
+
+/** The drafts of one request. */
+export class DraftView implements Disposable {
+  private readonly places = new Map<string, Place>();
+  private readonly hide = window.createTextEditorDecorationType({ textDecoration: 'none; display: none' });
+  private readonly dim = window.createTextEditorDecorationType({ isWholeLine: true, opacity: '0.45' });
+  private readonly show = window.createTextEditorDecorationType({});
+  private readonly listener: Disposable;
+
+  constructor(
+    private readonly document: TextDocument,
+    /** What is being rewritten, if that is known. */
+    private readonly ranges: readonly Range[],
+  ) {
+    this.listener = workspace.onDidChangeTextDocument((event) => this.moved(event));
+    this.render();
+  }
+
+  take(draft: Draft): void {
+    if (draft.kind === 'inline' || draft.uri !== this.document.uri.toString()) return;
+    const key = `${draft.position.line}:${draft.position.character}`;
+    const place = this.places.get(key) ?? this.place(draft.position.line, draft.position.character, draft.kind);
+    place.settled = draft.text;
+    place.block = draft.block.map((piece) => piece ?? MASK).join('');
+    this.places.set(key, place);
+    this.render();
+  }
+
+  dispose(): void {
+    this.listener.dispose();
+    for (const type of [this.hide, this.dim, this.show]) type.dispose();
+  }
+
+  private place(line: number, character: number, kind: Draft['kind']): Place {
+    const at = this.document.validatePosition(new Position(line, character));
+    const end = this.document.lineAt(at.line).range.end;
+    const marked = new Range(at, at.translate(0, Math.min(MARKER.length, end.character - at.character)));
+    const within = this.ranges.find((range) => range.contains(at) && !range.isEmpty);
+    const hidden =
+      kind === 'edit'
+        ? new Range(at, end)
+        : this.document.getText(marked) === MARKER
+          ? marked
+          : within?.end.line === at.line
+            ? new Range(at, within.end)
+            : new Range(at, end);
+    return { line: at.line, character: at.character, hidden, settled: '', block: '' };
+  }
+
+  /** Places below a change of the user's move with the text. */
+  private moved(event: TextDocumentChangeEvent): void {
+    if (event.document !== this.document) return;
+    for (const change of event.contentChanges) {
+      const lines = change.text.split('\n').length - 1 - (change.range.end.line - change.range.start.line);
+      for (const place of this.places.values()) {
+        if (lines && change.range.end.line < place.line) {
+          place.line += lines;
+          place.hidden = new Range(place.hidden.start.translate(lines), place.hidden.end.translate(lines));
+        }
+      }
+    }
+  }
+
+  private render(): void {
+    for (const editor of window.visibleTextEditors.filter((each) => each.document === this.document)) {
+      const tab = ' '.repeat(Number(editor.options.tabSize) || 4);
+      const started = [...this.places.values()].filter((place) => place.settled || place.block);
+      editor.setDecorations(this.dim, [...this.ranges]);
+      editor.setDecorations(
+        this.hide,
+        started.map((place) => place.hidden).filter((range) => !range.isEmpty),
+      );
+      editor.setDecorations(
+        this.show,
+        started.flatMap((place) => decorations(place, tab)),
+      );
+    }
+  }
+}
+
+function decorations(place: Place, tab: string): DecorationOptions[] {
+  const settled = clean(place.settled, tab).split('\n');
+  const block = clean(place.block, tab).split('\n');
+  const first = settled.length === 1 ? block[0]! : '';
+  const at = new Position(place.line, place.character);
+  const range = new Range(at, at);
+  const found: DecorationOptions[] = [
+    {
+      range,
+      renderOptions: {
+        before: { contentText: settled[0]!, color: SETTLED, textDecoration: 'none; white-space: pre; opacity: 1' },
+        after: { contentText: first, color: MASKED, textDecoration: 'none; white-space: pre; opacity: 1' },
+      },
+    },
+  ];
+  // Line by line: what is settled, and the block in work with as much space before it as the former takes.
+  const below = settled.slice(1);
+  const work = settled.slice(1).map(() => '');
+  if (settled.length > 1) work[work.length - 1] = ' '.repeat([...settled.at(-1)!].length) + block[0]!;
+  for (const line of block.slice(1)) {
+    below.push('');
+    work.push(line);
+  }
+  if (below.length) {
+    found.push({
+      range,
+      renderOptions: { before: layer(below, SETTLED, true), after: layer(work, MASKED, false) },
+    });
+  }
+  return found;
+}
+
+const SETTLED = new ThemeColor('diffcoder.draft');
+const MASKED = new ThemeColor('diffcoder.masked');
+
+/** Lines that lie over those below. `contentText` ends at the first line's end, so the style brings the rest. */
+function layer(lines: string[], color: ThemeColor, opaque: boolean) {
+  const text = lines.join('\n').replace(/[\\"]/g, '\\$&').replace(/\n/g, '\\A ');
+  const background = opaque ? 'background: var(--vscode-editor-background); ' : '';
+  const place = 'position: absolute; top: 100%; left: 0; right: 0; z-index: 1; white-space: pre; opacity: 1';
+  return { contentText: ' ', color, textDecoration: `none; content: "${text}" !important; ${background}${place}` };
+}
+
+function clean(text: string, tab: string): string {
+  // Line ends, then whatever else is no character of a line.
+  return text.replace(/\r\n?/g, '\n').replace(/\t/g, tab).replace(/[\u0000-\u0009\u000b-\u001f\u007f]/g, '');
+}

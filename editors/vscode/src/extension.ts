@@ -1,0 +1,123 @@
+// Where the editor meets us: makes the parts, knows the commands, and turns every failure into a message.
+import { commands, window, workspace } from 'vscode';
+import type { ExtensionContext } from 'vscode';
+import { Editing } from './edit';
+import { install } from './install';
+import { Problem, sentence, tell } from './messages';
+import { chooseModel } from './models';
+import type { ActionData } from './protocol';
+import { Reviews } from './review';
+import { logButton, Server } from './server';
+import { showStatistics } from './statistics';
+import { enabledFor, StatusBar } from './status';
+
+let server: Server | undefined;
+
+export async function activate(context: ExtensionContext): Promise<void> {
+  const channel = window.createOutputChannel('diffcoder', { log: true });
+  server = new Server(context, channel);
+  const own = server;
+  const reviews = new Reviews(context.workspaceState);
+  const editing = new Editing(own, reviews, context.globalState);
+  const bar = new StatusBar(own, editing.onWork);
+  context.subscriptions.push(channel, own, reviews, editing, bar);
+
+  reviews.onOutcome((told) => {
+    // Statistics are worth no message when there is nobody to count.
+    if (own.running) own.execute('diffcoder.outcome', told).catch((error) => channel.warn(sentence(error)));
+  });
+
+  const table: Record<string, (...given: never[]) => unknown> = {
+    editWithInstruction: (instruction?: unknown) => editing.editWithInstruction(instruction),
+    fill: () => editing.fill(),
+    run: (title: string, data: ActionData) => editing.run(title, data),
+    cancel: () => editing.cancel(),
+    acceptHunk: (index?: number) => reviews.decide('accepted', number(index)),
+    rejectHunk: (index?: number) => reviews.decide('rejected', number(index)),
+    acceptAll: () => reviews.decideAll('accepted'),
+    rejectAll: () => reviews.decideAll('rejected'),
+    tryAgain: () => reviews.tryAgain(),
+    showDiff: () => reviews.compare(),
+    nextHunk: () => reviews.go(1),
+    previousHunk: () => reviews.go(-1),
+    menu: () => bar.menu(),
+    chooseModel: () => chooseModel(own),
+    showSentPrompt: () => showPrompt(own),
+    showLog: () => channel.show(),
+    statistics: () => showStatistics(own),
+    togglePause: () => own.execute(own.status?.state === 'paused' ? 'diffcoder.resume' : 'diffcoder.pause'),
+    toggleLanguage: () => toggleLanguage(),
+    restart: () => own.restart(),
+    install: async () => {
+      await own.stop(); // so that nothing is replaced under a running program
+      if (await install(context, channel)) void tell('information', 'The server is installed.');
+      await own.restart();
+    },
+    settings: () => commands.executeCommand('workbench.action.openSettings', `@ext:${context.extension.id}`),
+    walkthrough: () =>
+      commands.executeCommand('workbench.action.openWalkthrough', `${context.extension.id}#start`, false),
+  };
+  for (const [name, run] of Object.entries(table)) {
+    context.subscriptions.push(
+      commands.registerCommand(`diffcoder.${name}`, async (...given: never[]) => {
+        try {
+          return await run(...given);
+        } catch (error) {
+          return failed(error, channel.error.bind(channel));
+        }
+      }),
+    );
+  }
+
+  context.subscriptions.push(
+    workspace.onDidGrantWorkspaceTrust(() => void own.restart()),
+    workspace.onDidChangeConfiguration((event) => {
+      if (['model', 'server'].some((name) => event.affectsConfiguration(`diffcoder.${name}`))) void own.restart();
+      else if (event.affectsConfiguration('diffcoder')) own.sendSettings();
+    }),
+  );
+  await own.restart();
+}
+
+export async function deactivate(): Promise<void> {
+  await server?.stop();
+}
+
+async function failed(error: unknown, log: (message: string) => void): Promise<void> {
+  if (error instanceof Problem) {
+    await tell('warning', error.message, error.buttons);
+    return;
+  }
+  log(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  await tell('error', sentence(error), [logButton]);
+}
+
+function number(value: unknown): number | undefined {
+  return typeof value === 'number' ? value : undefined;
+}
+
+async function showPrompt(server: Server): Promise<void> {
+  const uri = window.activeTextEditor?.document.uri;
+  const ask = (argument: object) => server.execute<string | null>('diffcoder.showPrompt', argument);
+  const sent = (uri && (await ask({ uri: uri.toString() }))) ?? (await ask({}));
+  if (!sent) {
+    throw new Problem('Nothing was sent to the model yet in this session.', [
+      { title: 'Suggest Something', run: () => commands.executeCommand('editor.action.inlineSuggest.trigger') },
+    ]);
+  }
+  const document = await workspace.openTextDocument({ language: 'json', content: sent });
+  await window.showTextDocument(document, { preview: true });
+}
+
+async function toggleLanguage(): Promise<void> {
+  const language = window.activeTextEditor?.document.languageId;
+  if (!language) {
+    throw new Problem('There is no text editor in front, so no language to switch.', [
+      { title: 'Open Setting', run: () => commands.executeCommand('workbench.action.openSettings', 'diffcoder.languages') },
+    ]);
+  }
+  const all = workspace.getConfiguration('diffcoder').get<Record<string, boolean>>('languages', {});
+  const on = !enabledFor(language);
+  await workspace.getConfiguration('diffcoder').update('languages', { ...all, [language]: on }, true);
+  window.setStatusBarMessage(`diffcoder is ${on ? 'on' : 'off'} for ${language}`, 3000);
+}

