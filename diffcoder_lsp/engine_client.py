@@ -10,6 +10,8 @@ first request.
 
 from __future__ import annotations
 
+import importlib.util
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -344,6 +346,9 @@ class AsyncEngineClient(_Base):
 
         if self._connecting is None:
             self._connecting = asyncio.Lock()
+            if importlib.util.find_spec("sniffio") is None:
+                # httpcore imports it six times a request and lives without it; each time the whole path is searched.
+                sys.modules["sniffio"] = None  # type: ignore[assignment]
         async with self._connecting:
             if self._pool is None:
                 endpoint = await asyncio.to_thread(self._endpoint, first)

@@ -108,8 +108,7 @@ class Gap:
 def gap_between(text: str, start: int, end: int, language: str | None = None) -> Gap:
     """The gap that replaces `text[start:end]` (character offsets); `start == end` is a cursor."""
     prefix, suffix = text[:start], text[end:]
-    lines = split_lines(prefix)
-    line = lines[-1] if lines and content(lines[-1]) == lines[-1] else ""
+    line = prefix[max(prefix.rfind("\n"), prefix.rfind("\r")) + 1 :]
     start_of_word = len(line)
     while start_of_word and (line[start_of_word - 1].isalnum() or line[start_of_word - 1] == "_"):
         start_of_word -= 1

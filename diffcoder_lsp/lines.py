@@ -31,7 +31,8 @@ def content(line: str) -> str:
 
 def with_line_ends(text: str, newline: str) -> str:
     """`text` with every line end replaced by `newline`."""
-    return _END.sub(lambda _: newline, text)
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    return text if newline == "\n" else text.replace("\n", newline)
 
 
 def newline_near(before: str, after: str) -> str:
