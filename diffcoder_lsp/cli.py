@@ -35,9 +35,13 @@ VERIFY = ("ar", "none")
 PROGRAMS = {
     "demo": ("diffcoder_lsp.demo", "fill a gap in a real module and edit another, in a temporary folder"),
     "train": ("training.cli", "make the models: corpus, training, what came of it"),
+    "tune": ("training.tune", "learn a repository: an adapter for the model, and what it is worth"),
     "eval": ("evaluation.cli", "measure them: benchmarks, run here, in a sandbox"),
 }
 """Commands with a parser of their own: the module whose `main(arguments)` they are, and what they are for."""
+
+EXTRAS = {"demo": "eval", "train": "train", "tune": "train", "eval": "eval"}
+"""What to install for them."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -93,7 +97,7 @@ def _program(name: str, *arguments: str) -> int:
 
         raise DiffcoderError(
             "not_installed",
-            f"`diffcoder {name}` needs the package {error.name}: install `diffcoder[{name}]` with pip.",
+            f"`diffcoder {name}` needs the package {error.name}: install `diffcoder[{EXTRAS[name]}]` with pip.",
         ) from None
     return int(run(list(arguments)))
 

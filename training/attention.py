@@ -5,7 +5,7 @@ position i. A noisy row sees its own block's noisy rows and the clean rows of ea
 only: up to itself where `causal` (the rows stay those of an autoregressive model), otherwise the whole of its block.
 Rows of different documents see each other only where documents are not given.
 
-Shape suffixes: L tokens, M = 2L rows.
+Shape suffixes: L tokens, M = 2L rows, H query heads, K key/value heads, E head width.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
@@ -48,3 +49,15 @@ def dense(rule: Rule, length: int) -> Tensor:
 def sparse(rule: Rule, length: int, device: str) -> BlockMask:
     """The same for flex attention."""
     return create_block_mask(rule, B=None, H=None, Q_LEN=2 * length, KV_LEN=2 * length, device=device)
+
+
+class MaskedAttention:
+    """Rows of one forward see each other under a mask; nothing is kept. For `model.decoder.Decoder.forward`."""
+
+    def __init__(self, mask_MM: Tensor):
+        self.mask_MM = mask_MM
+
+    def attend(self, layer: int, q_MHE: Tensor, k_MKE: Tensor, v_MKE: Tensor) -> Tensor:
+        q, k, v = (x.transpose(0, 1)[None] for x in (q_MHE, k_MKE, v_MKE))
+        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask_MM, enable_gqa=True)
+        return out[0].transpose(0, 1)

@@ -1,4 +1,7 @@
-"""The commands of the training package: `python -P -m training.cli corpus | write | train | evaluate`."""
+"""`diffcoder train`: recipes run by name, and what they need: corpus, edits, continuations, decontamination.
+
+`diffcoder train NAME` is short for `diffcoder train train NAME`.
+"""
 
 from __future__ import annotations
 
@@ -8,25 +11,33 @@ import json
 import os
 import sys
 from collections import Counter
-from itertools import chain
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
 import platformdirs
 import torch
 
+from model import profiles, store
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
+from training import commits, layouts, transformations
 from training import corpus as corpora
-from training import layouts
-from training.continuations import Continuations, store, write_on
+from training.continuations import write_on
+from training.decontamination import SETS, WORDS, benchmark_ngrams, ngrams, require_clean, sets
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary, export_checkpoint
+from training.edits import Edit, sequences
+from training.examples import Examples
+from training.examples import store as store_examples
 from training.gated import GatedModel, load_adapter
+from training.parallel import join
 from training.progress import HeldOut, measure
-from training.recipe import Gated, load
+from training.recipe import Gated, Team, load
 from training.sources import discover
+from training.team import TeamTask
 from training.trainer import Task, Trainer
 
 
@@ -36,19 +47,47 @@ def home() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -P -m training.cli")
-    parser.add_argument("--base", type=Path, required=True, help="checkpoint of the frozen base")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
+        arguments.insert(0, "train")
+    options = _parser().parse_args(arguments)
+    torch.set_num_threads(options.threads)
+    try:
+        if options.base is None:
+            options.base = store.model_path("default")
+        options.run(options)
+    except DiffcoderError as error:
+        print(f"diffcoder train: {error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+COMMANDS = ("corpus", "commits", "decontaminate", "write", "train", "export", "evaluate")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffcoder train", description=__doc__)
+    parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
     parser.add_argument("--corpus", type=Path, default=home() / "training" / "corpus")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    commands = parser.add_subparsers(required=True)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
     add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
     add.add_argument("--packages", action="append", type=Path, default=[], help="folder of licensed packages")
     add.add_argument("--most", type=int, help="most files of one package")
-    add.add_argument(
-        "--benchmarks", type=Path, required=True, help="folder of the benchmark sets to stay clear of"
-    )
+    _benchmarks(add)
     add.set_defaults(run=make_corpus)
+    add = commands.add_parser("commits", help="edits out of a repository's history and made from its files")
+    add.add_argument("repository", type=Path)
+    add.add_argument("folder", type=Path, help="where the examples go")
+    add.add_argument("--most", type=int, default=1500, help="examples of either kind (%(default)s)")
+    _benchmarks(add)
+    add.set_defaults(run=mine_commits)
+    add = commands.add_parser(
+        "decontaminate", help="check a corpus against the benchmarks, 13 words at a time"
+    )
+    _benchmarks(add)
+    add.set_defaults(run=decontaminate)
     add = commands.add_parser("write", help="let the base continue real prompts")
     add.add_argument("folder", type=Path)
     add.add_argument("--humaneval", type=Path, help="prompts from this benchmark file, for evaluation only")
@@ -59,12 +98,14 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("--seed", type=int, default=1)
     add.set_defaults(run=write)
     add = commands.add_parser("train", help="train by a recipe")
-    add.add_argument("recipe")
-    add.add_argument("--run", dest="run_folder", type=Path, required=True)
+    add.add_argument("recipe", help="a name in training/recipes, or a .toml file")
+    add.add_argument("--run", dest="run_folder", type=Path, help="folder of the run (default: by the name)")
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
     add.add_argument("--written", type=Path, help="folder of the base's continuations to learn from")
+    add.add_argument("--examples", type=Path, help="folder of edits or answers to learn from")
     add.add_argument("--minutes", type=float, default=1e9)
     add.add_argument("--resume", action="store_true")
+    _benchmarks(add)
     add.set_defaults(run=train)
     add = commands.add_parser("export", help="write the adapter of a stopped run's last checkpoint")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
@@ -74,14 +115,14 @@ def main(arguments: list[str] | None = None) -> int:
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
     add.add_argument("--held-out", type=Path)
     add.set_defaults(run=evaluate)
-    options = parser.parse_args(arguments)
-    torch.set_num_threads(options.threads)
-    try:
-        options.run(options)
-    except DiffcoderError as error:
-        print(f"training: {error}", file=sys.stderr)
-        return 1
-    return 0
+    assert set(commands.choices) == set(COMMANDS)
+    return parser
+
+
+def _benchmarks(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--benchmarks", type=Path, help=f"folder of the benchmark sets to stay clear of (default: {SETS})"
+    )
 
 
 def make_corpus(options: argparse.Namespace) -> None:
@@ -100,10 +141,10 @@ def make_corpus(options: argparse.Namespace) -> None:
             "always": sorted(singles),
         },
     }
-    benchmark = corpora.benchmark_ngrams(options.benchmarks)
+    grams = benchmark_ngrams(sets(options.benchmarks))
     documents = chain(
-        corpora.walk(sources, benchmark, left_out),
-        corpora.walk(packages, benchmark, left_out, most=options.most),
+        corpora.walk(sources, lambda text: not grams.isdisjoint(ngrams(text)), left_out),
+        corpora.walk(packages, lambda text: not grams.isdisjoint(ngrams(text)), left_out, most=options.most),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
     print((options.corpus / "corpus.json").read_text("utf-8")[-600:])
@@ -138,7 +179,7 @@ def write(options: argparse.Namespace) -> None:
     for start in range(0, len(prompts), 48):
         sequences += write_on(model, prompts[start : start + 48], options.tokens, layouts.QWEN.end)
         print(f"{len(sequences)} of {len(prompts)}", flush=True)
-        store(options.folder, sequences)
+        store_examples(options.folder, sequences)
 
 
 def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
@@ -153,20 +194,69 @@ def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
             if index % 2
             else layouts.left_to_right(rng, ids, 256)
         )
-    continued = list(Continuations(written)) if written else []
+    continued = list(Examples(written, "diffcoder train write")) if written else []
     return HeldOut(text, [s for s in continued if len(s.ids) - s.first > 12][::2])
 
 
+def decontaminate(options: argparse.Namespace) -> None:
+    require_clean(corpora.Corpus(options.corpus), _decoder(options.base), options.benchmarks)
+    print(f"{options.corpus} shares no {WORDS} words in a row with the benchmarks")
+
+
+def _decoder(base: Path) -> Callable[[list[int]], str]:
+    tokenizer = load_tokenizer(open_checkpoint(base))
+    return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def mine_commits(options: argparse.Namespace) -> None:
+    grams = benchmark_ngrams(sets(options.benchmarks))
+    checkpoint = open_checkpoint(options.base)
+    tokenizer = load_tokenizer(checkpoint)
+    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    profile = profiles.find("auto", checkpoint.architecture, marks)
+    left_out: Counter[str] = Counter()
+    source = corpora.Source(options.repository.resolve().name, options.repository, "")
+    documents = list(corpora.walk([source], lambda text: not grams.isdisjoint(ngrams(text)), left_out))
+    paths = {document.path for document in documents}
+    found = islice(commits.edits(options.repository, paths.__contains__, left_out), options.most)
+    made = (
+        edit
+        for document in documents
+        if document.language == "python"
+        for edit in transformations.edits(document.path, document.text, seed=0)
+    )
+    origins: Counter[str] = Counter()
+
+    def counted(edits: Iterable[Edit]) -> Iterator[Edit]:
+        for edit in edits:
+            origins[edit.origin.split()[0]] += 1
+            yield edit
+
+    examples = list(sequences(counted(chain(found, islice(made, options.most))), profile, tokenizer))
+    if not examples:
+        raise DiffcoderError("no_examples", f"{options.repository} gave no edit to learn from.")
+    store_examples(options.folder, examples)
+    print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
+
+
 def train(options: argparse.Namespace) -> None:
-    recipe, corpus, run = load(options.recipe), corpora.Corpus(options.corpus), options.run_folder
+    recipe, corpus, world = load(options.recipe), corpora.Corpus(options.corpus), join()
+    run = options.run_folder or home() / "runs" / Path(options.recipe).stem
+    if world.leads:
+        require_clean(corpus, _decoder(options.base), options.benchmarks)
     task: Task
+    examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
     if isinstance(recipe, Gated):
-        written = Continuations(options.written) if options.written else None
+        written = Examples(options.written, "diffcoder train write") if options.written else None
         held_out = held_out_set(corpus, options.held_out)
         task = Drafting(recipe, options.base, corpus, run, held_out, written)
+    elif isinstance(recipe, Team):
+        ids = load_tokenizer(open_checkpoint(options.base)).get_added_tokens_decoder().items()
+        marks = layouts.marks_of({token.content: id for id, token in ids})
+        task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
     else:
         task = DiffusionTask(recipe, options.base, corpus)
-    Trainer(recipe, task, run, options.resume).train(options.minutes)
+    Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -2,8 +2,7 @@
 its yardstick.
 
 A drafter is judged by what the base would write, so it learns fastest from that. Batches of prompts of any
-length run through one padded cache. The folder is a corpus of sequences: `tokens.npy`, `starts.npy`,
-`firsts.npy` (where in each sequence the continuation begins).
+length run through one padded cache.
 
 Shape suffixes: S sequences of a batch, T places of the cache, K key/value heads, G query heads of one of
 them, E head width.
@@ -11,14 +10,10 @@ them, E head width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from model.schema import DiffcoderError
 from training.gated import GatedModel, as_ids
 from training.layouts import Ids, Sequence
 
@@ -67,40 +62,3 @@ def write_on(model: GatedModel, prompts: list[Ids], tokens: int, stop: int) -> l
         kept = ids[: ends[0] + 1] if len(ends) else ids
         result.append(Sequence(np.concatenate([prompt, kept]).astype(np.int64), len(prompt) - 1))
     return result
-
-
-class Continuations:
-    """Sequences on disk with the base's own continuations."""
-
-    def __init__(self, folder: Path):
-        if not (folder / "firsts.npy").is_file():
-            raise DiffcoderError(
-                "no_continuations",
-                f"{folder} holds no continuations; make some with `diffcoder train write`.",
-            )
-        self.tokens, self.starts = np.load(folder / "tokens.npy"), np.load(folder / "starts.npy")
-        self.firsts = np.load(folder / "firsts.npy")
-
-    def __len__(self) -> int:
-        return len(self.firsts)
-
-    def __getitem__(self, index: int) -> Sequence:
-        ids = self.tokens[self.starts[index] : self.starts[index + 1]]
-        return Sequence(ids.astype(np.int64), int(self.firsts[index]))
-
-    def __iter__(self) -> Iterator[Sequence]:
-        return (self[index] for index in range(len(self)))
-
-    def draw(self, rng: np.random.Generator) -> Sequence:
-        return self[int(rng.integers(len(self)))]
-
-
-def store(folder: Path, sequences: Iterable[Sequence]) -> None:
-    """Write a folder that `Continuations` reads."""
-    kept = list(sequences)
-    folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "tokens.npy", np.concatenate([s.ids for s in kept]).astype(np.uint32))
-    np.save(folder / "starts.npy", np.cumsum([0, *(len(s.ids) for s in kept)]))
-    np.save(
-        folder / "firsts.npy", np.array([s.first for s in kept])
-    )  # last: its presence marks the folder complete

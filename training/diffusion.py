@@ -27,30 +27,19 @@ from model.decoder import Config, Decoder, Layer, Linear
 from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
 from training import layouts
-from training.attention import dense, noisy_and_clean
+from training.attention import MaskedAttention, dense, noisy_and_clean
 from training.corpus import Corpus
+from training.files import write_atomically
 from training.gated import as_ids
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
 from training.recipe import Diffusion
-from training.trainer import Loss, write_atomically
+from training.trainer import Loss
 
 HELD_OUT_PACKS = 4
 HUGGING_FACE = 1  # the style of `source_name`
 _LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however large the vocabulary is
 _FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
-
-
-class MaskedAttention:
-    """Rows of one forward see each other under a mask; nothing is kept."""
-
-    def __init__(self, mask_MM: Tensor):
-        self.mask_MM = mask_MM
-
-    def attend(self, layer: int, q_MHE: Tensor, k_MKE: Tensor, v_MKE: Tensor) -> Tensor:
-        q, k, v = (x.transpose(0, 1)[None] for x in (q_MHE, k_MKE, v_MKE))
-        out = F.scaled_dot_product_attention(q, k, v, attn_mask=self.mask_MM, enable_gqa=True)
-        return out[0].transpose(0, 1)
 
 
 class DiffusionTask:
@@ -68,11 +57,9 @@ class DiffusionTask:
         self.train_packs = _packing(recipe, corpus, held_out=False)
         self.held_out_packs = _packing(recipe, corpus, held_out=True)
 
-    def loss(self, rng: np.random.Generator, step: int) -> Loss:
-        pack = self.train_packs[int(rng.integers(2**31))]
-        return self.pack_loss(
-            pack, rng, rate_ceiling(step, self.recipe.noise_warmup, self.recipe.noise_initial)
-        )
+    def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
+        ceiling = rate_ceiling(step, self.recipe.noise_warmup, self.recipe.noise_initial)
+        return self.pack_loss(self.train_packs[number], rng, ceiling)
 
     def pack_loss(self, pack: Pack, rng: np.random.Generator, ceiling: float) -> Loss:
         """The loss of one pack under noise drawn with `rng`; `weight` is the number of tokens it is a mean over."""

@@ -19,13 +19,14 @@ from torch import Tensor
 
 from model.schema import DiffcoderError
 from training import layouts, objective
-from training.continuations import Continuations
 from training.corpus import Corpus
+from training.examples import Examples
+from training.files import write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256
 from training.noise import rate_ceiling
 from training.progress import HeldOut, measure
 from training.recipe import Gated
-from training.trainer import Loss, write_atomically
+from training.trainer import Loss
 
 
 class Drafting:
@@ -38,7 +39,7 @@ class Drafting:
         corpus: Corpus,
         run: Path,
         held_out: HeldOut,
-        written: Continuations | None = None,
+        written: Examples | None = None,
     ):
         if recipe.generated and written is None:
             raise DiffcoderError(
@@ -59,7 +60,7 @@ class Drafting:
         )
         self.parameters = self.model.parameters
 
-    def loss(self, rng: np.random.Generator, step: int) -> Loss:
+    def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         recipe = self.recipe
         sequence = self._draw(rng)
         cache, hidden_CD = self.model.read(as_ids(sequence.ids))

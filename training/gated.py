@@ -51,9 +51,12 @@ class _Product(torch.autograd.Function):
 class FrozenLinear:
     """x @ weight.T + bias in int8, with a gradient for x alone."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, digits: int = 1):
+    def __init__(
+        self, weight_OI: Tensor, bias_O: Tensor | None = None, digits: int = 1, gradient_digits: int = 1
+    ):
         self.product = Int8Linear(*quantise_weight(weight_OI), bias_O, digits)
-        self.transposed = Int8Linear(*quantise_weight(weight_OI.T.contiguous()))
+        self.transposed = Int8Linear(*quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits)
+        self.width = len(weight_OI)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         return _Product.apply(x_NI, self.product, self.transposed)
@@ -63,7 +66,7 @@ class GatedLinear:
     """A frozen (fused) linear with the low-rank products of its parts added to every row."""
 
     def __init__(self, frozen: Linear, pairs: list[tuple[nn.Parameter, nn.Parameter]], scale: float):
-        self.frozen, self.pairs, self.scale = frozen, pairs, scale
+        self.frozen, self.pairs, self.scale, self.width = frozen, pairs, scale, frozen.width
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         parts = [x_NI @ down.T @ (up.T * self.scale) for down, up in self.pairs]
@@ -199,7 +202,19 @@ class GatedModel:
 
 def _initial_adapter(config: Config, rank: int, chain: int, seed: int) -> dict[str, nn.Parameter]:
     """A random, B zero: the adapter starts as the base itself. The mask embedding is set later."""
-    c, generator = config, torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(seed)
+    parameters = initial_pairs(config, rank, generator)
+    parameters["mask_embedding"] = nn.Parameter(torch.zeros(config.width))
+    if chain:
+        for name in ("hidden_A", "token_A"):
+            down = torch.randn(chain, config.width, generator=generator) / math.sqrt(config.width)
+            parameters[f"chain.{name}"] = nn.Parameter(down)
+        parameters["chain.B"] = nn.Parameter(torch.zeros(config.width, chain))
+    return parameters
+
+
+def initial_pairs(c: Config, rank: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
+    """A low-rank pair for every linear of every layer, by the names of adapter files; B is zero."""
     q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
     shapes = {"q": (q, c.width), "k": (kv, c.width), "v": (kv, c.width), "o": (c.width, q)}
     shapes |= {"gate": (c.mlp_width, c.width), "up": (c.mlp_width, c.width), "down": (c.width, c.mlp_width)}
@@ -210,12 +225,6 @@ def _initial_adapter(config: Config, rank: int, chain: int, seed: int) -> dict[s
             down = torch.randn(rank, width, generator=generator) / math.sqrt(width)
             parameters[f"layers.{n}.{name}.lora_A"] = nn.Parameter(down)
             parameters[f"layers.{n}.{name}.lora_B"] = nn.Parameter(torch.zeros(out, rank))
-    parameters["mask_embedding"] = nn.Parameter(torch.zeros(c.width))
-    if chain:
-        for name in ("hidden_A", "token_A"):
-            down = torch.randn(chain, c.width, generator=generator) / math.sqrt(c.width)
-            parameters[f"chain.{name}"] = nn.Parameter(down)
-        parameters["chain.B"] = nn.Parameter(torch.zeros(c.width, chain))
     return parameters
 
 

@@ -7,6 +7,7 @@ position on blocks may start.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,6 +29,12 @@ class Marks:
 QWEN = Marks(prefix=151659, suffix=151661, middle=151660, end=151643)
 
 
+def marks_of(ids: Mapping[str, int]) -> Marks | None:
+    """A tokenizer's marks in Qwen's spelling, by its special tokens' ids; None where it lacks one."""
+    names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>")
+    return Marks(*(ids[name] for name in names)) if all(name in ids for name in names) else None
+
+
 @dataclass(frozen=True)
 class Sequence:
     """Clean ids, and the first position that may be the anchor of a noisy block."""
@@ -47,7 +54,13 @@ def infill(rng: np.random.Generator, document: Ids, length: int, marks: Marks, e
     tokens.
     """
     window = left_to_right(rng, document, length - 3 - ends).ids
-    after = min(int(rng.integers(8, max(9, length // 3))), len(window) // 3)
+    return turned(rng, window, length // 3, marks, ends)
+
+
+def turned(rng: np.random.Generator, window: Ids, most: int, marks: Marks, ends: int) -> Sequence:
+    """A window with a suffix of less than `most` tokens, and of at most a third of it, put first."""
+    window = np.asarray(window, dtype=np.int64)
+    after = min(int(rng.integers(8, max(9, most))), len(window) // 3)
     cut = len(window) - after
     opening, closing = np.array([marks.prefix, marks.suffix]), np.full(ends, marks.end)
     ids = np.concatenate([opening, window[cut:], [marks.middle], window[:cut], closing])

@@ -85,6 +85,27 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Loss weight of a masked place in a partly masked block."""
 
 
+class Team(Recipe, frozen=True, kw_only=True, tag="team"):
+    """Low-rank weights on a frozen base that learn one repository (`team.py`)."""
+
+    rank: int = 16
+    """Rank of the low-rank pair on every linear."""
+    scale: float = 2.0
+    """Factor on the low-rank product."""
+    length: int = 512
+    """Longest window of a file, tokens."""
+    edits: float = 0.1
+    """Share of sequences that are edits from the repository's history, where there are any."""
+    block: int = 3
+    """Rows of a noisy block."""
+    noisy_rows: int = 48
+    """Noisy rows over each clean sequence, where the base has a drafting adapter."""
+    noisy_weight: float = 0.2
+    """Weight of the noisy rows' loss beside that of the clean ones."""
+    epochs: float = 3.0
+    """How often the repository is read at most, where the time allows it."""
+
+
 class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
     """Block diffusion of all weights over packed documents, `[noisy | clean]` (`diffusion.py`)."""
 
@@ -110,7 +131,10 @@ class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
     """The token that ends a document."""
 
 
-def load(name: str) -> Gated | Diffusion:
+Kinds = Gated | Team | Diffusion
+
+
+def load(name: str) -> Kinds:
     """A recipe by name (this package's own) or by the path of a TOML file."""
     path = Path(name) if name.endswith(".toml") else RECIPES / f"{name}.toml"
     if not path.is_file():
@@ -119,7 +143,7 @@ def load(name: str) -> Gated | Diffusion:
             "no_recipe", f"There is no recipe {name!r}: use one of {known}, or a .toml file's path."
         )
     try:
-        recipe: Gated | Diffusion = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Gated | Diffusion)
+        recipe: Kinds = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Kinds)
     except (tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {error}.") from error
     if isinstance(recipe, Diffusion) and recipe.ar_weight and not recipe.causal:

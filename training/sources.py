@@ -60,7 +60,7 @@ def discover(folder: Path) -> Iterator[Source]:
 
 def _source(name: str, folder: Path, licence: str) -> Iterator[Source]:
     if permissive(licence):
-        yield Source(name, folder, licence)
+        yield Source(name, folder, licence, many=True)
 
 
 def _npm_licence(path: Path) -> str:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -26,6 +26,8 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.schema import DiffcoderError
+from training.files import write_atomically
+from training.parallel import World
 from training.recipe import Recipe
 
 LOG_STEPS = 5
@@ -47,8 +49,8 @@ class Task(Protocol):
 
     parameters: dict[str, nn.Parameter]
 
-    def loss(self, rng: np.random.Generator, step: int) -> Loss:
-        """The loss of one sequence, drawn with `rng`."""
+    def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
+        """The loss of one sequence, drawn with `rng`; `number` counts the sequences of the whole run."""
 
     def measure(self) -> dict[str, object]:
         """Held-out numbers of the weights as they are."""
@@ -69,14 +71,29 @@ class Tally:
 
 
 class Trainer:
-    """One run: a recipe, a task made for it, and a folder. `open_run` guards the folder first."""
+    """One run: a recipe, a task made for it, and a folder, which is this run's alone while it trains.
 
-    def __init__(self, recipe: Recipe, task: Task, run: Path, resume: bool = False):
+    `report` gets every line of the log; `log_steps` is how many steps lie between two lines.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        task: Task,
+        run: Path,
+        resume: bool = False,
+        *,
+        world: World | None = None,
+        report: Callable[[dict[str, object]], None] = lambda line: print(json.dumps(line), flush=True),
+        log_steps: int = LOG_STEPS,
+    ):
         self.recipe, self.task, self.run, self.parameters = recipe, task, run, task.parameters
+        self.world, self.report, self.log_steps = world or World(), report, log_steps
         run.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(run / "lock")
         try:
-            self.lock.acquire(blocking=False)
+            if self.world.leads:
+                self.lock.acquire(blocking=False)
         except Timeout as error:
             raise DiffcoderError(
                 "run_busy", f"Another process trains in {run}: wait for it or stop it."
@@ -85,7 +102,7 @@ class Trainer:
             list(self.parameters.values()), lr=recipe.lr, betas=recipe.betas, weight_decay=0.0, fused=True
         )
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
-        self.step, self.rows, self.cpu_s = 0, 0, 0.0
+        self.step, self.rows, self.cpu_s, self.norm = 0, 0, 0.0, 0.0
         self.stopping = False
         if resume:
             self._restore()
@@ -93,24 +110,36 @@ class Trainer:
             raise DiffcoderError(
                 "run_exists", f"{run} holds a run already: add --resume to go on, or name another folder."
             )
-        write_atomically(run / "recipe.json", msgspec.json.encode(recipe))
+        if self.world.leads:
+            write_atomically(run / "recipe.json", msgspec.json.encode(recipe))
 
     def train(self, minutes: float) -> None:
         """Train until the recipe's last step, `minutes` of processor time per thread, or SIGINT / SIGTERM.
 
         A signal ends the run after the step in work, with a checkpoint.
         """
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._ask_to_stop)
+        handlers = {
+            number: signal.signal(number, self._ask_to_stop) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            self._steps(minutes)
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+            self.lock.release()
+
+    def _steps(self, minutes: float) -> None:
         threads = torch.get_num_threads()
         begun, before = time.process_time(), self.cpu_s
         saved = evaluated = 0.0
         tally = Tally(time.monotonic())
-        while self.step < self.recipe.steps and not self.stopping:
+        while self.step < self.recipe.steps and not self.world.any(self.stopping):
             self._step(tally)
             spent = (time.process_time() - begun) / threads
+            if self.world.size > 1:  # what is decided by time, all must decide alike
+                spent = self.world.total([spent if self.world.leads else 0.0])[0]
             self.cpu_s = before + spent
-            if tally.steps == LOG_STEPS:
+            if tally.steps == self.log_steps:
                 self._log(tally)
                 tally = Tally(time.monotonic())
             if spent - saved > CHECKPOINT_MINUTES * 60:
@@ -122,9 +151,8 @@ class Trainer:
             if spent > minutes * 60:
                 break
         self.save()
-        if not self.stopping:
+        if not self.world.any(self.stopping):
             self.evaluate()
-        self.lock.release()
 
     def _ask_to_stop(self, *_: object) -> None:
         self.stopping = True
@@ -133,16 +161,19 @@ class Trainer:
         recipe = self.recipe
         for group in self.optimizer.param_groups:
             group["lr"] = recipe.rate(self.step)
-        for index in range(recipe.sequences):
-            loss = self.task.loss(np.random.default_rng([recipe.seed, self.step, index]), self.step)
+        rows = tally.rows
+        for index in range(self.world.rank, recipe.sequences, self.world.size):
+            rng = np.random.default_rng([recipe.seed, self.step, index])
+            loss = self.task.loss(rng, self.step, self.step * recipe.sequences + index)
             if loss.weight:
                 (loss.total / (loss.weight * recipe.sequences)).backward()
             tally.loss += float(loss.total.detach())
             tally.weight += loss.weight
             tally.rows += loss.rows
-            self.rows += loss.rows
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip)
-        if not math.isfinite(float(norm)):
+        self.rows += int(self.world.total([tally.rows - rows])[0])
+        self.world.add_up(self.parameters.values())
+        self.norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip))
+        if not math.isfinite(self.norm):
             raise DiffcoderError(
                 "not_finite",
                 f"The gradient stopped being a number at step {self.step}: lower lr and resume; the last good"
@@ -159,23 +190,26 @@ class Trainer:
         tally.steps += 1
 
     def _log(self, tally: Tally) -> None:
+        total, weight, rows = self.world.total([tally.loss, tally.weight, tally.rows])
         self._write(
             {
                 "step": self.step,
-                "loss": round(tally.loss / max(1e-9, tally.weight), 4),
+                "loss": round(total / max(1e-9, weight), 4),
+                "gradient": round(self.norm, 4),
                 "lr": round(self.recipe.rate(self.step), 6),
                 "rows": self.rows,
-                "rows_per_s": round(tally.rows / (time.monotonic() - tally.since), 1),
+                "rows_per_s": round(rows / (time.monotonic() - tally.since), 1),
                 "cpu_minutes": round(self.cpu_s / 60, 2),
             }
         )
 
     def _write(self, line: dict[str, object]) -> None:
+        if not self.world.leads:
+            return
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | line
-        text = json.dumps(line)
-        print(text, flush=True)
+        self.report(line)
         with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(text + "\n")
+            log.write(json.dumps(line) + "\n")
 
     def evaluate(self) -> None:
         """Measure the averaged weights, log the numbers, and export the weights."""
@@ -187,10 +221,13 @@ class Trainer:
             value.data = live[name]
         self._write({"evaluation": self.step, "rows": self.rows} | numbers)
         facts: dict[str, object] = {"step": self.step, "rows": self.rows, "held_out": numbers}
-        self.task.export(self.run, self.average, facts)
+        if self.world.leads:
+            self.task.export(self.run, self.average, facts)
 
     def save(self) -> None:
         """Write the checkpoint; the previous one stays until the new one is whole."""
+        if not self.world.leads:
+            return
         tensors: dict[str, Tensor] = {}
         for name, value in self.parameters.items():
             tensors["weight." + name] = value.data
@@ -223,20 +260,3 @@ class Trainer:
                         key: file.get_tensor(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")
                     }
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Replace `path` by `data`, or leave it: a full disk or a kill never costs the last good file."""
-    part = path.with_name(path.name + ".part")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if part.is_file():
-            part.unlink()
-        raise DiffcoderError(
-            "disk", f"{path} could not be written ({error.strerror}); the last good one is kept."
-        ) from error

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from model.schema import DiffcoderError
-from training.continuations import Continuations, store, write_on
+from training.continuations import write_on
+from training.examples import Examples, store
 from training.gated import GatedModel, as_ids
 from training.layouts import Sequence
 from training.progress import PLACES, HeldOut, draft, measure
@@ -44,13 +45,13 @@ def test_a_continuation_ends_behind_its_stop_token(model):
 def test_continuations_come_back_from_disk(tmp_path):
     sequences = [Sequence(np.arange(n), n // 2) for n in (4, 9, 30)]
     store(tmp_path / "c", sequences)
-    read = Continuations(tmp_path / "c")
+    read = Examples(tmp_path / "c", "x")
     assert len(read) == 3
     for one, two in zip(read, sequences, strict=True):
         assert np.array_equal(one.ids, two.ids)
         assert one.first == two.first
-    with pytest.raises(DiffcoderError, match="no continuations"):
-        Continuations(tmp_path / "none")
+    with pytest.raises(DiffcoderError, match="no sequences"):
+        Examples(tmp_path / "none", "x")
 
 
 def test_numbers_are_those_of_the_drafts(model):

@@ -1,0 +1,181 @@
+"""Edits out of a repository's history: a commit's message is the instruction, a hunk's lines before and after the truth.
+
+Kept are small commits by people whose message says what was done to one or a few source files; merges, releases, bots,
+generated files and changes of white space alone are not. Reads through `git log` and `git cat-file`; changes nothing.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from model.schema import DiffcoderError
+from training.corpus import LANGUAGES, unlearnable
+from training.edits import Edit
+from training.scrubbing import scrub
+
+MOST_COMMITS = 4000  # that are looked at, newest first
+MOST_FILES, MOST_HUNKS, MOST_LINES = 3, 4, 40
+_CONTEXT = 2  # unchanged lines around a change, which the selection takes in
+_DULL = re.compile(
+    r"(?i)^(merge|revert|bump|release|version|wip\b|fixup|squash|update (dep|lock|changelog|readme|version)|chore|ci\b"
+    r"|build\(|docs?\b|typo|v?\d+\.\d+)|\[(bot|skip ci)|pre-commit|changelog"
+)
+_CONVENTION = re.compile(r"^(\w+)(\([^)]*\))?!?:\s+")
+_NUMBER = re.compile(r"\s*\(?#\d+\)?")
+_HUNK = re.compile(r"^@@ -(\d+)(?:,(\d+))? \+(\d+)(?:,(\d+))? @@")
+
+
+@dataclass(frozen=True)
+class _Hunk:
+    start: int
+    old: tuple[str, ...]
+    new: tuple[str, ...]
+
+
+def is_repository(folder: Path) -> bool:
+    """Whether git keeps a history of this folder (one with commits)."""
+    try:
+        return _git(folder, "rev-parse", "--verify", "-q", "HEAD").returncode == 0
+    except FileNotFoundError:  # no git on this machine
+        return False
+
+
+def edits(
+    repository: Path, keep: Callable[[str], bool], left_out: Counter[str], most: int = MOST_COMMITS
+) -> Iterator[Edit]:
+    """Edits in files whose path `keep` accepts, newest first. `left_out` counts commits and hunks by reason."""
+    if not is_repository(repository):
+        raise DiffcoderError("no_history", f"{repository} has no git history to read edits from.")
+    seen: set[tuple[str, ...]] = set()
+    log = _git(
+        repository,
+        *(
+            "log",
+            "--no-merges",
+            f"-n{most}",
+            "--no-renames",
+            "--no-ext-diff",
+            "--no-color",
+            "--diff-filter=M",
+        ),
+        *("--relative", f"-U{_CONTEXT}", "-p", "--format=%x01%H%x00%an%x00%s", "--"),
+        *(f"*{suffix}" for suffix in LANGUAGES),
+    )
+    with subprocess.Popen(
+        [*_COMMAND, "-C", str(repository), "cat-file", "--batch"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as blobs:
+        prefix = _git(repository, "rev-parse", "--show-prefix").stdout.decode().strip()
+        for entry in log.stdout.decode("utf-8", "replace").split("\x01")[1:]:
+            head, _, diff = entry.partition("\n")
+            commit, author, subject = head.split("\0", 2)
+            instruction = _instruction(subject)
+            files = _files(diff)
+            if instruction is None or "[bot]" in author:
+                left_out["commit: its message gives no instruction"] += 1
+                continue
+            if len(files) > MOST_FILES or sum(map(len, files.values())) > MOST_HUNKS:
+                left_out["commit: too large"] += 1
+                continue
+            for path, hunks in files.items():
+                if not keep(path):
+                    left_out["file: held out or not learnt from"] += len(hunks)
+                    continue
+                before = _blob(blobs, f"{commit}^:{prefix}{path}")
+                for hunk in hunks:
+                    reason = _unwanted(hunk, before, seen)
+                    if reason is not None:
+                        left_out[f"hunk: {reason}"] += 1
+                        continue
+                    assert before is not None
+                    seen.add(hunk.new)
+                    yield Edit(
+                        path,
+                        LANGUAGES[PurePosixPath(path).suffix],
+                        before,
+                        hunk.start,
+                        hunk.start + len(hunk.old) - 1,
+                        instruction,
+                        "\n".join(hunk.new) + "\n",
+                        f"commit {commit[:12]}",
+                    )
+
+
+def _unwanted(hunk: _Hunk, before: str | None, seen: set[tuple[str, ...]]) -> str | None:
+    if before is None or unlearnable(before) is not None:
+        return "generated, binary or gone"
+    if before.split("\n")[hunk.start - 1 : hunk.start - 1 + len(hunk.old)] != list(hunk.old):
+        return "does not fit its file"
+    if max(len(hunk.old), len(hunk.new)) > MOST_LINES or not hunk.old:
+        return "too large"
+    if ["".join(line.split()) for line in hunk.old] == ["".join(line.split()) for line in hunk.new]:
+        return "white space alone"
+    if hunk.new in seen:
+        return "seen before"
+    return "a secret" if scrub("\n".join((*hunk.old, *hunk.new)))[1] else None
+
+
+def _instruction(subject: str) -> str | None:
+    """A commit's first line as a sentence, or None where it says nothing that could be done."""
+    subject = _NUMBER.sub("", subject).strip()
+    if _DULL.search(subject):
+        return None
+    subject = _CONVENTION.sub("", subject)
+    words = len(subject.split())
+    return subject[:1].upper() + subject[1:] if 3 <= words <= 24 and subject.isprintable() else None
+
+
+def _files(diff: str) -> dict[str, list[_Hunk]]:
+    """The hunks of each file of a diff."""
+    found: dict[str, list[_Hunk]] = {}
+    path = None
+    lines = iter(diff.split("\n"))
+    for line in lines:
+        if line.startswith("+++ b/"):
+            path = line[6:]
+        elif path is not None and (head := _HUNK.match(line)):
+            left = [int(head[2] or 1), int(head[4] or 1)]
+            old, new = [], []
+            while left[0] or left[1]:
+                line = next(lines, "\\")
+                if line.startswith("\\"):  # a file without a newline at its end
+                    break
+                if line[:1] in " -":
+                    old.append(line[1:])
+                    left[0] -= 1
+                if line[:1] in " +":
+                    new.append(line[1:])
+                    left[1] -= 1
+            found.setdefault(path, []).append(_Hunk(int(head[1]), tuple(old), tuple(new)))
+    return found
+
+
+# Whatever a repository's own settings ask for, nothing of it is run.
+_COMMAND = ("git", "--no-pager", "-c", "core.fsmonitor=", "-c", "core.quotePath=false")
+
+
+def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(
+        [*_COMMAND, "-C", str(folder), *arguments], capture_output=True, stdin=subprocess.DEVNULL, check=False
+    )
+
+
+def _blob(blobs: subprocess.Popen[bytes], name: str) -> str | None:
+    assert blobs.stdin is not None
+    assert blobs.stdout is not None
+    blobs.stdin.write(name.encode() + b"\n")
+    blobs.stdin.flush()
+    head = blobs.stdout.readline().split()
+    if len(head) < 3 or head[1] != b"blob":
+        return None
+    data = blobs.stdout.read(int(head[2]) + 1)[:-1]
+    try:
+        return data.decode("utf-8").replace("\r\n", "\n")
+    except UnicodeDecodeError:
+        return None

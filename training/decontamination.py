@@ -1,0 +1,106 @@
+"""No training on the benchmarks: 13 words in a row that also stand in one of their sets keep a file out.
+
+Words are runs of letters, digits and underscores, lower case; punctuation and layout do not count. The check runs when
+a corpus is made and, as `decontaminated.json` in the corpus folder remembers, once more for every corpus and collection
+of sets before anything trains on it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from model.schema import DiffcoderError
+from training.corpus import Corpus
+from training.files import write_atomically
+
+WORDS = 13
+SETS = "DIFFCODER_EVALS"
+_WORD = re.compile(r"\w+")
+_ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
+
+
+def ngrams(text: str) -> Iterator[int]:
+    """Hashes of every run of 13 words; the same within one process only."""
+    words = _WORD.findall(text.lower())
+    for start in range(len(words) - WORDS + 1):
+        yield hash(tuple(words[start : start + WORDS]))
+
+
+def sets(folder: Path | None) -> list[Path]:
+    """The files of the benchmark sets in `folder`, or in the folder that DIFFCODER_EVALS names."""
+    place = folder or (Path(os.environ[SETS]) if os.environ.get(SETS) else None)
+    found = [] if place is None else [path for path in place.rglob("*") if path.name.endswith(_ENDINGS)]
+    if not found:
+        where = f"in {place}" if place is not None else f"here: {SETS} is not set"
+        raise DiffcoderError(
+            "no_benchmarks", f"There are no benchmark sets {where}; name their folder with --benchmarks."
+        )
+    return sorted(found)
+
+
+def benchmark_ngrams(files: list[Path]) -> frozenset[int]:
+    """The 13-grams of every string of the sets."""
+    grams: set[int] = set()
+    for file in files:
+        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+        try:
+            for row in map(json.loads, data.splitlines() if ".jsonl" in file.name else [data]):
+                for text in _strings(row):
+                    grams.update(ngrams(text))
+        except ValueError as error:
+            raise DiffcoderError(
+                "bad_benchmarks", f"{file} is not JSON ({error}): fetch it again."
+            ) from error
+    return frozenset(grams)
+
+
+def _strings(value: object) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from _strings(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _strings(item)
+
+
+def contaminated(corpus: Corpus, decode: Callable[[list[int]], str], grams: frozenset[int]) -> list[int]:
+    """The documents of a corpus that share 13 words in a row with a benchmark."""
+    return [
+        index
+        for index in range(len(corpus.records))
+        if not grams.isdisjoint(ngrams(decode(corpus.document(index).tolist())))
+    ]
+
+
+def require_clean(corpus: Corpus, decode: Callable[[list[int]], str], folder: Path | None = None) -> None:
+    """Refuse a corpus that shares text with a benchmark, or that nothing can be said of.
+
+    A corpus that was found clean of the same sets is not read again; without any sets here, what was found stands.
+    """
+    marker = corpus.folder / "decontaminated.json"
+    known = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
+    status = (corpus.folder / "tokens.npy").stat()
+    state = [status.st_size, status.st_mtime_ns]
+    if known.get("corpus") == state and folder is None and not os.environ.get(SETS):
+        return
+    files = sets(folder)
+    names = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+    if known == {"corpus": state, "sets": names}:
+        return
+    found = contaminated(corpus, decode, benchmark_ngrams(files))
+    if found:
+        record = corpus.records[found[0]]
+        raise DiffcoderError(
+            "contaminated",
+            f"{len(found)} files of the corpus share {WORDS} words in a row with a benchmark, the first is"
+            f" {record.get('source')}/{record.get('path')}: make the corpus again with these sets.",
+        )
+    write_atomically(marker, json.dumps({"corpus": state, "sets": names}).encode())

@@ -1,0 +1,423 @@
+"""`diffcoder tune REPO`: a team's repository in, an adapter for the engine and a report out.
+
+Stages, each of which leaves its product in the run's folder and is not done again on `--resume`: corpus and edits,
+what the base makes of held-out gaps, training, what the tuned base makes of them, the report. Ctrl-C keeps the work.
+The repository is only read. The engine takes the adapter up when it is asked to use it, without a restart.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import torch
+
+from model import loading, profiles, registry, store
+from model.checkpoints import open_checkpoint
+from model.generator import Generator
+from model.profiles import Profile
+from model.schema import DiffcoderError
+from model.tokens import encode_text, load_tokenizer
+from training import commits, layouts, report, transformations, yardstick
+from training.corpus import Corpus, Document, Source, walk, write
+from training.decontamination import SETS, benchmark_ngrams, ngrams, sets
+from training.edits import Edit, sequences
+from training.examples import Examples
+from training.examples import store as store_examples
+from training.files import write_atomically
+from training.live import Live
+from training.recipe import Team, load
+from training.team import TeamTask
+from training.trainer import Trainer
+from training.yardstick import Outcome
+
+HELD_OUT = 1 / 8  # of the files, by the hash of their paths
+LEAST_FILES = 4
+MOST_EDITS = 1500  # from the history; as many again may come from transformations
+_TRIAL_GAPS, _TRIAL_SEQUENCES = 3, 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What training will take. Times in seconds; `steps` fit the minutes that were allowed."""
+
+    tokens_an_epoch: int
+    step_s: float
+    steps: int
+    epochs: float
+    measuring_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_s + 2 * self.measuring_s
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _options(arguments)
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    try:
+        if options.off:
+            return _off(options.model)
+        if options.repository is None:
+            raise DiffcoderError("no_repository", "Name the folder of the repository to learn from.")
+        tuning = Tuning(options)
+        return tuning.use() if options.use and tuning.is_finished else tuning.run()
+    except DiffcoderError as error:
+        print(f"diffcoder tune: {error.message}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped. What was done is kept; go on with --resume.", file=sys.stderr)
+        return 130
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="diffcoder tune",
+        description="Learn a repository: a small adapter for the model, measured on files that it never saw.",
+    )
+    parser.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
+    parser.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
+    parser.add_argument("--minutes", type=float, default=60.0, help="that all of it may take (%(default)g)")
+    parser.add_argument("--gaps", type=int, default=160, help="held-out gaps to measure with (%(default)s)")
+    parser.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
+    parser.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
+    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
+    parser.add_argument("--use", action="store_true", help="give the adapter to the engine if it is better")
+    parser.add_argument("--off", action="store_true", help="take the adapter away from the engine")
+    parser.add_argument(
+        "--run", dest="run_folder", type=Path, help="folder of the run (default: in the cache)"
+    )
+    parser.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
+    parser.add_argument("--threads", type=int, help="processor threads (default: all)")
+    return parser.parse_args(arguments)
+
+
+def _off(model: str) -> int:
+    path = store.team_path(model)
+    was = path.exists()
+    path.unlink(missing_ok=True)
+    print("The adapter is off: the engine answers with the base." if was else "There was no adapter in use.")
+    return 0
+
+
+class Tuning:
+    """One repository's run: its folder and its stages."""
+
+    def __init__(self, options: argparse.Namespace):
+        self.options, self.started = options, time.monotonic()
+        self.repository: Path = options.repository.expanduser().resolve()
+        if not self.repository.is_dir():
+            raise DiffcoderError("no_repository", f"{self.repository} is no folder: name a repository.")
+        recipe = load(options.recipe)
+        if not isinstance(recipe, Team):
+            raise DiffcoderError("bad_recipe", f"{options.recipe} tunes no repository: name a team recipe.")
+        self.recipe = recipe
+        identity = hashlib.sha256(f"{self.repository}\0{options.model}".encode()).hexdigest()[:8]
+        default = store.cache_folder() / "tune" / f"{self.repository.name}-{identity}"
+        self.folder: Path = options.run_folder or default
+        self.adapter, self.result = self.folder / "adapter.safetensors", self.folder / "result.json"
+        if (options.resume or options.finish) and (self.folder / "recipe.json").is_file():
+            self.recipe = msgspec.json.decode((self.folder / "recipe.json").read_bytes(), type=Team)
+        self.live = Live()
+
+    @property
+    def is_finished(self) -> bool:
+        return self.result.is_file()
+
+    def run(self) -> int:
+        options, say = self.options, self.live.say
+        if not (options.resume or options.finish) and (self.folder / "checkpoint.safetensors").exists():
+            raise DiffcoderError(
+                "run_exists",
+                f"{self.folder} holds a run of this repository: go on with --resume, or name another --run.",
+            )
+        if not (options.resume or options.finish) and self.folder.exists():
+            shutil.rmtree(self.folder)  # what an earlier call prepared and never trained on
+        self._prepare()
+        corpus = Corpus(self.folder / "corpus")
+        gaps = self._gaps(corpus)
+        say(self._described(corpus, len(gaps)))
+        if options.dry_run:
+            plan = self._plan(corpus, self._seconds_a_gap(gaps[:_TRIAL_GAPS]) * len(gaps), self._task(corpus))
+            say(self._planned(plan))
+            return 0
+        before, measuring_s = self._measured("before", gaps)
+        stopped = self._train(corpus, measuring_s)
+        if stopped:
+            say("Stopped. The work is kept: --resume goes on, --finish measures what is learnt so far.")
+            return 130
+        after, _ = self._measured("after", gaps)
+        better = self._conclude(corpus, before, after)
+        if better and (options.use or self.live.asks("Give the adapter to the engine now?")):
+            return self.use()
+        if better:
+            say(f"To use it: diffcoder tune {shlex.quote(str(self.repository))} --use")
+        return 0
+
+    # --- stages
+
+    def _prepare(self) -> None:
+        """Corpus and edits, once."""
+        if (self.folder / "corpus" / "corpus.json").is_file():
+            return
+        self.live.say(f"Reading {self.repository}")
+        checkpoint = open_checkpoint(store.model_path(self.options.model))
+        tokenizer = load_tokenizer(checkpoint)
+        left_out: Counter[str] = Counter()
+        contaminated, checked = _contaminated()
+        source = Source(self.repository.name, self.repository, "the repository's own")
+        documents = list(walk([source], contaminated, left_out))
+        if len(documents) < LEAST_FILES:
+            reasons = ", ".join(
+                f"{count} {reason}" for reason, count in left_out.items() if "(" not in reason
+            )
+            raise DiffcoderError(
+                "empty_corpus",
+                f"{self.repository} has {len(documents)} source files to learn from, and {LEAST_FILES} are"
+                f" needed (left out: {reasons or 'none'}).",
+            )
+        held = held_out(documents)
+        edits = self._edits([d for d in documents if d.path not in held], left_out)
+        examples = list(sequences(edits, self._profile(), tokenizer))
+        if examples:
+            store_examples(self.folder / "edits", examples)
+        settings: dict[str, object] = {
+            "repository": self.repository.name,
+            "model": self.options.model,
+            "benchmarks": checked,
+            "edits": dict(Counter(edit.origin.split()[0] for edit in edits)) | {"that fit": len(examples)},
+        }
+        write(
+            self.folder / "corpus",
+            documents,
+            lambda text: encode_text(tokenizer, text),
+            settings,
+            left_out,
+            lambda document: "file" if document.path in held else None,
+        )
+
+    def _edits(self, documents: list[Document], left_out: Counter[str]) -> list[Edit]:
+        """From the history of the files that are learnt from, and made out of them."""
+        found: list[Edit] = []
+        paths = {document.path for document in documents}
+        if commits.is_repository(self.repository):
+            for edit in commits.edits(self.repository, paths.__contains__, left_out):
+                found.append(edit)
+                if len(found) == MOST_EDITS:
+                    break
+        made = [
+            edit
+            for document in documents
+            if document.language == "python"
+            for edit in transformations.edits(document.path, document.text, self.recipe.seed)
+        ]
+        order = np.random.default_rng(self.recipe.seed).permutation(len(made))
+        return found + [made[index] for index in order[: max(len(found), MOST_EDITS // 4)]]
+
+    def _profile(self) -> Profile:
+        checkpoint = open_checkpoint(store.model_path(self.options.model))
+        marks = {t.content: id for id, t in load_tokenizer(checkpoint).get_added_tokens_decoder().items()}
+        return profiles.find(registry.find(self.options.model).profile, checkpoint.architecture, marks)
+
+    def _gaps(self, corpus: Corpus) -> list[yardstick.Gap]:
+        tokenizer = load_tokenizer(open_checkpoint(store.model_path(self.options.model)))
+        files = []
+        for index in corpus.indices(held_out=True, least=16):
+            record = corpus.records[index]
+            text = tokenizer.decode(corpus.document(int(index)).tolist(), skip_special_tokens=False)
+            files.append((record["path"], record["language"], text))
+        found = yardstick.gaps(files, self.options.gaps)
+        if not found:
+            raise DiffcoderError("empty_corpus", "No held-out file has a line to measure with: add files.")
+        return found
+
+    def _task(self, corpus: Corpus) -> TeamTask:
+        model = self.options.model
+        path = store.model_path(model)
+        profile = self._profile()
+        marks = {
+            t.content: id
+            for id, t in load_tokenizer(open_checkpoint(path)).get_added_tokens_decoder().items()
+        }
+        drafting = loading.shipped_adapter(model) if profile.weights == "gated" else None
+        edits = self.folder / "edits"
+        found = layouts.marks_of(marks)
+        recipe = self.recipe if found is not None else msgspec.structs.replace(self.recipe, infill=0.0)
+        examples = Examples(edits, "diffcoder tune") if edits.is_dir() else None
+        return TeamTask(recipe, path, corpus, found, drafting, examples)
+
+    def _seconds_a_gap(self, gaps: list[yardstick.Gap]) -> float:
+        generator = self._generator(None)
+        begun = time.monotonic()
+        yardstick.measure(generator, gaps)
+        return (time.monotonic() - begun) / len(gaps)
+
+    def _generator(self, team: Path | None) -> Generator:
+        return Generator.load(self.options.model, threads=torch.get_num_threads(), team=team)
+
+    def _measured(self, when: str, gaps: list[yardstick.Gap]) -> tuple[list[Outcome], float]:
+        """Outcomes of the base ("before") or of the tuned one ("after"), and the seconds they took; read back if done."""
+        path = self.folder / f"{when}.json"
+        if path.is_file():
+            seconds, rows = json.loads(path.read_text("utf-8"))
+            return [Outcome(**row) for row in rows], seconds
+        begun = time.monotonic()
+        generator = self._generator(self.adapter if when == "after" else None)
+        with self.live.counting(f"held-out gaps, {when}", len(gaps)) as report_count:
+            outcomes = yardstick.measure(generator, gaps, report_count)
+        seconds = time.monotonic() - begun
+        del generator
+        gc.collect()
+        write_atomically(path, json.dumps([seconds, yardstick.as_rows(outcomes)]).encode())
+        numbers = yardstick.table(outcomes)
+        self.live.say(
+            f"{when}: {numbers['bits_per_token']:.3f} bits a token, {numbers['exact']:.1%} exact,"
+            f" similarity {numbers['similarity']:.3f}, {numbers['tokens_per_forward']:.2f} tokens a forward"
+        )
+        return outcomes, seconds
+
+    def _plan(self, corpus: Corpus, measuring_s: float, task: TeamTask) -> Plan:
+        """Measure a few sequences and fit the steps into the time that is left."""
+        for index in range(_TRIAL_SEQUENCES):  # the first one finds everything cold
+            begun = time.monotonic()
+            loss = task.loss(np.random.default_rng([99, index]), 0, index)
+            loss.total.backward()  # type: ignore[no-untyped-call]
+            sequence_s = time.monotonic() - begun
+        for parameter in task.parameters.values():
+            parameter.grad = None
+        recipe = self.recipe
+        step_s = sequence_s * recipe.sequences * 1.05
+        tokens = task.tokens()
+        left = self.options.minutes * 60 * 0.97 - (time.monotonic() - self.started) - measuring_s
+        steps_an_epoch = len(task.windows) / recipe.sequences / (1 - (recipe.edits if task.edits else 0.0))
+        steps = max(1, int(min(recipe.epochs * steps_an_epoch, left / step_s)))
+        return Plan(tokens, step_s, steps, steps / steps_an_epoch, measuring_s)
+
+    def _train(self, corpus: Corpus, measuring_s: float) -> bool:
+        """Train to the plan's end; whether it was stopped on the way."""
+        done = self.folder / "trained.json"
+        if done.is_file():
+            return False
+        resume = (self.folder / "checkpoint.safetensors").is_file()
+        task = self._task(corpus)
+        if resume:
+            recipe = task.recipe
+        else:
+            plan = self._plan(corpus, measuring_s, task)
+            self.live.say(self._planned(plan))
+            recipe = msgspec.structs.replace(
+                task.recipe,
+                steps=plan.steps,
+                decay_steps=max(1, plan.steps * 2 // 3),
+                lr_warmup=max(1, min(task.recipe.lr_warmup, plan.steps // 8)),
+            )
+        with self.live.training(recipe.steps) as line:
+            trainer = Trainer(recipe, task, self.folder, resume, report=line, log_steps=1)
+            trainer.train(0.0 if self.options.finish else 1e9)
+        if not trainer.stopping:
+            write_atomically(done, json.dumps({"step": trainer.step}).encode())
+        return trainer.stopping
+
+    def _conclude(self, corpus: Corpus, before: list[Outcome], after: list[Outcome]) -> bool:
+        """Write result and report; whether the tuned model is better."""
+        difference = yardstick.compare(before, after)
+        better = difference["bits_high"] < 0 and (
+            difference["gained"] >= difference["lost"] or difference["p_exact"] > 0.05
+        )
+        facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
+        result = {
+            "repository": self.repository.name,
+            "model": self.options.model,
+            "better": better,
+            "before": yardstick.table(before),
+            "after": yardstick.table(after),
+            "difference": difference,
+            "corpus": facts,
+            "recipe": json.loads((self.folder / "recipe.json").read_text("utf-8")),
+            "adapter_bytes": self.adapter.stat().st_size,
+            "threads": torch.get_num_threads(),
+            "command": shlex.join(["diffcoder", "tune", self.repository.name, *_given(self.options)]),
+        }
+        write_atomically(self.result, json.dumps(result, indent=1).encode())
+        page = report.page(result, before, after, report.log_lines(self.folder / "log.jsonl"))
+        write_atomically(self.folder / "report.html", page.encode())
+        self.live.say(
+            f"bits a token {difference['bits']:+.3f} (95 %: {difference['bits_low']:+.3f} to"
+            f" {difference['bits_high']:+.3f}); exact: {difference['gained']:.0f} gained,"
+            f" {difference['lost']:.0f} lost, p = {difference['p_exact']:.3g}"
+        )
+        self.live.say("The tuned model is better." if better else "The tuned model is not measurably better.")
+        self.live.say(f"Report: {self.folder / 'report.html'}")
+        return better
+
+    def use(self) -> int:
+        """Put the adapter where the engine looks before its next request."""
+        if not self.adapter.is_file():
+            raise DiffcoderError("no_adapter", f"{self.folder} holds no adapter yet: tune first.")
+        path = store.team_path(self.options.model)
+        store.write_atomically(path, lambda part: shutil.copyfile(self.adapter, part))
+        self.live.say("In use from the engine's next request on. `diffcoder tune --off` takes it away.")
+        return 0
+
+    # --- what is said
+
+    def _described(self, corpus: Corpus, gaps: int) -> str:
+        facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
+        held = int(sum(record["held_out"] for record in corpus.records))
+        left_out = sum(
+            count for reason, count in facts["left_out"].items() if ":" not in reason and "(" not in reason
+        )
+        return (
+            f"{facts['tokens']:,} tokens in {facts['documents']} files ({left_out} left out), {held} of them held"
+            f" out with {gaps} gaps; {facts['edits'].get('that fit', 0)} edits"
+        )
+
+    def _planned(self, plan: Plan) -> str:
+        return (
+            f"{plan.steps} steps of {plan.step_s:.1f} s, {plan.epochs:.2f} times {plan.tokens_an_epoch:,} tokens;"
+            f" measuring twice {plan.measuring_s / 60:.1f} minutes; about {plan.seconds / 60:.0f} minutes in all"
+        )
+
+
+def held_out(documents: Iterable[Document]) -> frozenset[str]:
+    """The paths of the files to hold out: an eighth, by the hash of their paths, at least one."""
+    paths = sorted((d.path for d in documents), key=lambda path: hashlib.sha256(path.encode()).hexdigest())
+    return frozenset(paths[: max(1, round(len(paths) * HELD_OUT))])
+
+
+def _contaminated() -> tuple[Callable[[str], bool], str]:
+    """Whether a text stands in a benchmark, as far as the sets are here, and what a report says of it."""
+    if not os.environ.get(SETS):
+        return lambda text: False, f"not checked: {SETS} is not set"
+    files = sets(None)
+    grams = benchmark_ngrams(files)
+    return lambda text: not grams.isdisjoint(ngrams(text)), f"checked against {len(files)} files"
+
+
+def _given(options: argparse.Namespace) -> list[str]:
+    """The options of a command line that shape its outcome."""
+    names = {"model": "default", "minutes": 60.0, "gaps": 160, "recipe": "team"}
+    return [
+        text
+        for name, default in names.items()
+        if (value := getattr(options, name)) != default
+        for text in (f"--{name}", f"{value:g}" if isinstance(value, float) else str(value))
+    ]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
