@@ -23,7 +23,9 @@ from types import TracebackType
 import pyte
 
 # What pyte would misread: keyboard protocols and their queries (private CSI), device control strings.
-_UNKNOWN = re.compile(rb"\x1b\[[<>=][\d;:]*[ -/]*[a-zA-Z]|\x1b\[\?[\d;]*(?:\$p|[nu])|\x1bP.*?\x1b\\", re.DOTALL)
+_UNKNOWN = re.compile(
+    rb"\x1b\[[<>=][\d;:]*[ -/]*[a-zA-Z]|\x1b\[\?[\d;]*(?:\$p|[nu])|\x1bP.*?\x1b\\", re.DOTALL
+)
 _OPEN = re.compile(rb"\x1b(?:\[[<>=?\d;:]*|P[^\x1b]*|\][^\x07\x1b]*)?$")
 _BACKGROUND_ASKED = b"\x1b]11;?"
 
@@ -92,7 +94,9 @@ class Terminal:
         """Every cell of the screen, row by row."""
         with self._lock:
             columns = range(self.screen.columns)
-            return [[self.screen.buffer[row][column] for column in columns] for row in range(self.screen.lines)]
+            return [
+                [self.screen.buffer[row][column] for column in columns] for row in range(self.screen.lines)
+            ]
 
     def cursor(self) -> tuple[int, int]:
         return self.screen.cursor.y, self.screen.cursor.x

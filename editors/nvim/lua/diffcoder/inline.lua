@@ -2,7 +2,8 @@
 ---
 --- Where this Neovim has vim.lsp.inline_completion, automatic suggestions are its own. Extmarks of this file show what
 --- it does not: alternatives that were asked for, and what is left of a suggestion after a part was taken, until
---- Neovim shows it again. In Neovim 0.11 they show everything.
+--- Neovim shows it again. In Neovim 0.11 they show everything. Neovim 0.12 keeps a suggestion on screen, and takes it
+--- at its old place, when something else was typed; `watch` has it dropped.
 
 local config = require('diffcoder.config')
 local message = require('diffcoder.message')
@@ -25,6 +26,8 @@ local ns = api.nvim_create_namespace('diffcoder.inline')
 ---@field passing boolean Neovim will show it again by itself
 
 local ghost ---@type diffcoder.Ghost?
+local suspended ---@type integer? the buffer that was taken from Neovim
+local theirs ---@type { buf: integer, row: integer, col: integer, text: string }? what Neovim showed last
 local asked ---@type { client: vim.lsp.Client, id: integer, buf: integer, kind: integer }?
 
 local function native()
@@ -64,6 +67,23 @@ local function draw()
   })
 end
 
+local function suspend(buf)
+  if native() and suspended ~= buf then
+    suspended, theirs = buf, nil
+    vim.lsp.inline_completion.enable(false, { bufnr = buf })
+  end
+end
+
+local function resume()
+  if suspended then
+    local buf = suspended
+    suspended = nil
+    if api.nvim_buf_is_valid(buf) then
+      vim.lsp.inline_completion.enable(true, { bufnr = buf })
+    end
+  end
+end
+
 local function cancel()
   if asked then
     local last = asked
@@ -73,17 +93,13 @@ local function cancel()
   end
 end
 
---- Show no extmarks of ours; give the buffer back to Neovim where it was taken.
+--- Show no extmarks of ours.
 local function hide()
-  if not ghost then
-    return
-  end
-  local old = ghost
-  ghost = nil
-  if api.nvim_buf_is_valid(old.buf) then
-    api.nvim_buf_clear_namespace(old.buf, ns, 0, -1)
-    if native() and not old.passing then
-      vim.lsp.inline_completion.enable(true, { bufnr = old.buf })
+  if ghost then
+    local old = ghost
+    ghost = nil
+    if api.nvim_buf_is_valid(old.buf) then
+      api.nvim_buf_clear_namespace(old.buf, ns, 0, -1)
     end
   end
 end
@@ -92,13 +108,9 @@ end
 ---@param texts string[]
 ---@param passing boolean
 local function show(buf, texts, passing)
-  hide()
   local row, col = cursor()
   ghost =
     { buf = buf, row = row, col = col, tail = line_tail(buf, row, col), texts = texts, index = 1, passing = passing }
-  if native() and not passing then
-    vim.lsp.inline_completion.enable(false, { bufnr = buf })
-  end
   draw()
 end
 
@@ -186,28 +198,98 @@ local function request(client, buf, kind)
     local texts = result and fitting(buf, result.items or result, client.offset_encoding) or {}
     if #texts > 0 then
       show(buf, texts, false)
-    elseif kind == INVOKED then
-      message.say(err and err.message or 'the model has nothing to suggest here')
     else
       hide()
+      resume()
+      if kind == INVOKED then
+        message.say(err and err.message or 'the model has nothing to suggest here')
+      end
     end
   end, buf)
   if ok then
     mine.id = id
     asked = mine
     if kind == INVOKED then
+      hide()
+      suspend(buf)
       require('diffcoder.draft').expect(buf, 'inline', row)
     end
   end
 end
 
---- The text changed or the cursor moved while inserting, in a buffer whose ghost text is ours.
-local function moved(client, buf)
-  if follow() then
+--- What Neovim shows now, from its extmarks: it tells nobody.
+local function look_at_theirs(buf)
+  theirs = nil
+  local theirs_ns = api.nvim_get_namespaces()['nvim.lsp.inline_completion']
+  local mark = theirs_ns and api.nvim_buf_get_extmarks(buf, theirs_ns, 0, -1, { details = true })[1]
+  if mark then
+    local lines = {}
+    for _, chunks in ipairs({ mark[4].virt_text or {}, unpack(mark[4].virt_lines or {}) }) do
+      table.insert(lines, chunks[1] and chunks[1][1] or '')
+    end
+    theirs = { buf = buf, row = mark[2], col = mark[3], text = table.concat(lines, '\n') }
+  end
+end
+
+--- Have Neovim ask again, as after a key.
+local function ask_natively(buf)
+  pcall(api.nvim_exec_autocmds, 'CursorMovedI', { group = 'nvim.lsp.inline_completion:' .. buf, buffer = buf })
+end
+
+--- Whether what Neovim shows goes on from what was typed; drops it where it does not.
+local function watch(buf)
+  if not theirs or theirs.buf ~= buf then
     return
   end
-  hide()
-  if not native() and not client:is_stopped() then
+  local row, col = cursor()
+  local ok, typed = pcall(api.nvim_buf_get_text, buf, theirs.row, theirs.col, row, col, {})
+  if ok and vim.startswith(theirs.text, table.concat(typed, '\n')) then
+    return
+  end
+  theirs = nil
+  local dropped = vim.lsp.inline_completion.get({
+    bufnr = buf,
+    on_accept = function() end,
+  })
+  if dropped then
+    vim.schedule(function()
+      ask_natively(buf)
+    end)
+  end
+end
+
+--- The text changed or the cursor moved while inserting.
+local function moved(client, buf)
+  if suspended == buf or not native() or ghost then
+    if follow() then
+      return
+    end
+    local ours = asked and asked.kind == INVOKED
+    cancel()
+    hide()
+    if native() then
+      if suspended or ours then
+        resume()
+        ask_natively(buf)
+      end
+    elseif not client:is_stopped() then
+      request(client, buf, AUTOMATIC)
+    end
+  else
+    watch(buf)
+  end
+end
+
+--- The engine is ready now: ask for what it was not ready for.
+---@param client vim.lsp.Client
+function M.retry(client)
+  local buf = api.nvim_get_current_buf()
+  if not client.attached_buffers[buf] or not inserting() or not config.current.inline.enable or ghost then
+    return
+  end
+  if native() then
+    ask_natively(buf)
+  else
     request(client, buf, AUTOMATIC)
   end
 end
@@ -248,9 +330,10 @@ function M.accept(part)
     -- Not now: a mapping's expression may not change the text.
     vim.schedule(function()
       if ghost and ghost.buf == buf and follow() then
-        local text, passing = ghost.texts[ghost.index], native()
+        local text = ghost.texts[ghost.index]
         hide()
-        take(buf, text, part, passing)
+        resume()
+        take(buf, text, part, native())
       end
     end)
     return true
@@ -295,6 +378,9 @@ function M.cycle(step)
     end)
     return true
   end
+  if asked and asked.kind == INVOKED then
+    return true -- they are on their way
+  end
   local client = require('diffcoder.server').need(buf)
   if client then
     vim.schedule(function()
@@ -308,7 +394,10 @@ end
 function M.dismiss()
   cancel()
   local shown = ghost ~= nil
-  vim.schedule(hide)
+  vim.schedule(function()
+    hide()
+    resume()
+  end)
   if not shown and native() then
     return vim.lsp.inline_completion.get({
       on_accept = function() end,
@@ -323,7 +412,8 @@ local function map(buf, lhs, what, work)
     return
   end
   local before = vim.fn.maparg(lhs, 'i', false, true)
-  local other = lhs
+  -- A chord that nobody mapped does nothing: Neovim would leave insert mode for it.
+  local other = lhs:lower():find('^<[ma]%-') and '' or lhs
   if before.buffer == 0 and next(before) then
     other = ('<Plug>(diffcoder-before-%s)'):format(lhs:gsub('[<>]', ''))
     before.lhs, before.lhsraw = other, vim.keycode(other)
@@ -358,6 +448,8 @@ function M.attach(client, buf)
     callback = function()
       cancel()
       hide()
+      resume()
+      theirs = nil
     end,
   })
   api.nvim_create_autocmd('LspRequest', {
@@ -371,6 +463,9 @@ function M.attach(client, buf)
       vim.schedule(function()
         if ghost and ghost.passing and not (asked and asked.id == data.request_id) then
           hide()
+        end
+        if native() and suspended ~= buf and api.nvim_buf_is_valid(buf) then
+          look_at_theirs(buf)
         end
         if not client:is_stopped() then
           require('diffcoder.server').refresh(client)

@@ -110,9 +110,12 @@ function M.refresh(client)
 end
 
 local function on_status(_, params, ctx)
-  local client = vim.lsp.get_client_by_id(ctx.client_id)
+  local client, last = vim.lsp.get_client_by_id(ctx.client_id), status[ctx.client_id]
   status[ctx.client_id] = params
   vim.cmd.redrawstatus()
+  if client and params.state == 'ready' and last and last.state ~= 'ready' then
+    require('diffcoder.inline').retry(client)
+  end
   if client and params.silent == 'untrusted' then
     message.once(params.message .. ' `:Diffcoder trust` trusts it.')
   end
