@@ -17,20 +17,21 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import read_tensor
-from model.decoder import Adapter, Chain, Config, Linear
+from model.decoder import FUSED, Chain, Config, Linear, Pairs
 from model.headers import SafetensorsHeader
 from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
 
 LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
-FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 @dataclass(frozen=True)
 class AdapterFile:
-    """A gated adapter and the vocabulary (S,) it drafts from."""
+    """A gated adapter's weights and the vocabulary (S,) it drafts from; `decoder.Adapter` says what they do."""
 
-    adapter: Adapter
+    pairs: Pairs
+    mask_embedding: Tensor
+    chain: Chain | None
     draft_vocab_S: Tensor
 
 
@@ -54,11 +55,11 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
         chain = Chain(
             tensor("chain.hidden_A", (c, d)), tensor("chain.token_A", (c, d)), tensor("chain.B", (d, c))
         )
-    adapter = Adapter(pairs, tensor("mask_embedding", (d,)), chain)
+    mask_embedding = tensor("mask_embedding", (d,))
     weights = [weight for layer in pairs for pair in layer.values() for weight in pair]
-    weights += [adapter.mask_embedding] + ([chain.hidden_A, chain.token_A, chain.B] if chain else [])
+    weights += [mask_embedding] + ([chain.hidden_A, chain.token_A, chain.B] if chain else [])
     _finite(path, weights)
-    return AdapterFile(adapter, vocab)
+    return AdapterFile(pairs, mask_embedding, chain, vocab)
 
 
 def read_team_adapter(path: Path, config: Config, base_sha256: str) -> TeamAdapter:
@@ -75,13 +76,13 @@ class TeamAdapter:
     neighbours. The low-rank pairs of linears that are fused are fused too.
     """
 
-    def __init__(self, pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]]):
+    def __init__(self, pairs: Pairs):
         self._products = [{names: _fused(layer, names) for names in FUSED} for layer in pairs]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
         down, up = self._products[layer][tuple(names)]
-        y_NO += up(down(x_ND))
+        y_NO[:, : up.width] += up(down(x_ND))
 
 
 def _fused(layer: Mapping[str, tuple[Tensor, Tensor]], names: tuple[str, ...]) -> tuple[Linear, Linear]:

@@ -14,7 +14,7 @@ heads, G = H / K, E head width, R adapter rank, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +22,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-Linear = Callable[[Tensor], Tensor]
+
+class Linear(Protocol):
+    """(N, in) to (N, width), and further columns behind, if the linear holds an adapter's first factors."""
+
+    width: int
+
+    def __call__(self, x_NI: Tensor, /) -> Tensor: ...
 
 
 @dataclass(frozen=True)
@@ -93,28 +99,47 @@ def _unit(x_ND: Tensor) -> Tensor:
     return F.rms_norm(x_ND, x_ND.shape[-1:], eps=1e-6)
 
 
+Pairs = Sequence[Mapping[str, tuple[Tensor, Tensor]]]
+"""The low-rank factors of an adapter: `pairs[layer][linear]` is (A, B), A (R, in) and B (out, R), any scale in B."""
+FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+
+
 class Adapter:
-    """Low-rank products for every linear of every layer, and the embedding of a masked place.
+    """Low-rank products for every linear of every layer, the embedding of a masked place, and perhaps a chain.
 
     Left unmerged: the decoder adds B(Ax) on the rows it is told to, so the other rows stay those of the frozen base,
-    bit for bit. `pairs[layer][linear]` is (A, B) with A (R, in) and B (out, R), any scale already in B.
+    bit for bit. The base's linears hold the rows of A as their `further` ones (`first_factors`): passes over memory are
+    what a forward of a few rows takes its time for, and A's ride along. The B are kept here, transposed.
     """
 
-    def __init__(
-        self,
-        pairs: Sequence[Mapping[str, tuple[Tensor, Tensor]]],
-        mask_embedding: Tensor,
-        chain: Chain | None = None,
-    ):
-        self.pairs, self.mask_embedding, self.chain = pairs, mask_embedding, chain
+    def __init__(self, pairs: Pairs, mask_embedding: Tensor, chain: Chain | None = None):
+        self.mask_embedding, self.chain = mask_embedding, chain
+        self._ups = [{names: _second_factors(layer, names) for names in FUSED} for layer in pairs]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
-        """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
-        start = 0
-        for name in names:
-            down, up = self.pairs[layer][name]
-            y_NO[:, start : start + len(up)].addmm_(x_ND @ down.T, up.T)
-            start += len(up)
+        """Add the products to y in place; `names` are the linears fused into y's columns, in order. Ax stands behind
+        them."""
+        for out, inner, up_RO in self._ups[layer][tuple(names)]:
+            y_NO[:, out].addmm_(y_NO[:, inner], up_RO)
+
+
+def first_factors(layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]) -> Tensor:
+    """The rows of A of fused linears, stacked in their order."""
+    return torch.cat([layer[name][0] for name in names])
+
+
+def _second_factors(
+    layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]
+) -> list[tuple[slice, slice, Tensor]]:
+    """For each product: the columns of y that it adds to, those that hold Ax, and B transposed."""
+    width = sum(len(layer[name][1]) for name in names)
+    ups, out, inner = [], 0, width
+    # Three small products cost more than one with zeros in it.
+    for group in [names] if names[0] == "q" else [[name] for name in names]:
+        up = torch.block_diag(*(layer[name][1] for name in group))
+        ups.append((slice(out, out + len(up)), slice(inner, inner + up.shape[1]), up.T.contiguous()))
+        out, inner = out + len(up), inner + up.shape[1]
+    return ups
 
 
 class LowRank(Protocol):
@@ -216,7 +241,7 @@ def _gated(index: int, names: Sequence[str], linear: Linear, x_ND: Tensor, gates
     y_NO = linear(x_ND)
     for adapter, rows in gates:
         adapter.add_(index, names, x_ND[rows], y_NO[rows])
-    return y_NO
+    return y_NO[:, : linear.width]
 
 
 def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor | None) -> Tensor:

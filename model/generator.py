@@ -71,15 +71,14 @@ class Generator:
         self.tokens, self._tokenizer = loaded.tokens, loaded.tokenizer
         self._decoder = loaded.decoder
         self._spellings = Spellings(loaded.tokens)
-        gated = loaded.adapter
-        diffuses = gated is not None or self.profile.weights == "merged"
+        diffuses = loaded.adapter is not None or self.profile.weights == "merged"
         self.network = Network(
             loaded.decoder,
             block=self.profile.block if diffuses else 1,
             mask_id=self._id(self.profile.mask) if diffuses and self.profile.mask else None,
-            adapter=gated.adapter if gated else None,
+            adapter=loaded.adapter,
             draft_head=loaded.draft_head,
-            draft_vocab_S=gated.draft_vocab_S if gated else None,
+            draft_vocab_S=loaded.draft_vocab_S,
             block_causal=self.profile.clean == "block_causal",
             aligned=self.profile.aligned,
         )

@@ -22,9 +22,9 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import profiles, registry, store
-from model.adapters import AdapterFile, TeamAdapter, read_adapter, read_team_adapter
+from model.adapters import TeamAdapter, read_adapter, read_team_adapter
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
-from model.decoder import Config, Decoder, Layer, Linear
+from model.decoder import Adapter, Config, Decoder, Layer, Linear, Pairs, first_factors
 from model.headers import SafetensorsHeader
 from model.profiles import Profile
 from model.quantise import Fp32Linear, Int8Linear, quantise_weight
@@ -42,14 +42,16 @@ TWO_DIGITS = ("qkv",)  # linears whose inputs need more than 7 bits (quantise.In
 
 @dataclass(frozen=True)
 class Loaded:
-    """Everything the generator needs of a model. `adapter` and `draft_head` are None where there is none."""
+    """Everything the generator needs of a model. What drafts is None where there is none; the decoder's linears hold the
+    adapter's first factors."""
 
     name: str
     decoder: Decoder
     tokenizer: Tokenizer
     tokens: TokenTable
     profile: Profile
-    adapter: AdapterFile | None
+    adapter: Adapter | None
+    draft_vocab_S: Tensor | None
     draft_head: Linear | None
 
 
@@ -63,39 +65,42 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
     path = store.model_path(name)
     checkpoint = open_checkpoint(path)
     cached = store.converted_path(name, "tokenizer.json")
+    file = adapter or shipped_adapter(name)
+    gated = read_adapter(file, checkpoint.config, base_sha256(name, path)) if file else None
+    pairs = gated.pairs if gated else None
     # The tokenizer's reader keeps one processor busy, the weights the others.
     with ThreadPoolExecutor(2) as pool:
         if form == "int8":
             header = pool.submit(_int8_form, name, checkpoint)
-            weights = pool.submit(lambda: _int8(checkpoint.config, header.result()))
+            weights = pool.submit(lambda: _int8(checkpoint.config, header.result(), pairs))
         else:
             store.verify(name)
-            weights = pool.submit(_fp32, checkpoint)
+            weights = pool.submit(_fp32, checkpoint, pairs)
         if not store.is_sealed(cached):
             store.verify(name)  # every byte, before anything is made of the file
         tokenizer = load_tokenizer(checkpoint, cached=cached)
         tokens = TokenTable(tokenizer, checkpoint.config.vocab)
         profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
-        if adapter is not None and profile.weights != "gated":
+        if gated is None:
+            return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None, None)
+        if profile.weights != "gated":
             raise DiffcoderError(
                 "bad_adapter",
                 f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
             )
-        file = adapter or shipped_adapter(name)
-        if file is None or profile.weights != "gated":
-            return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None)
-        gated = read_adapter(file, checkpoint.config, base_sha256(name, path))
+        acting = Adapter(gated.pairs, gated.mask_embedding, gated.chain)
+        vocab_S = gated.draft_vocab_S
         if form == "int8":
             weight, scale = (
                 _mapped(header.result(), "head.weight"),
                 read_tensor(header.result(), "head.scale"),
             )
-            draft_head: Linear = Int8Linear(weight[gated.draft_vocab_S], scale[gated.draft_vocab_S])
+            draft_head: Linear = Int8Linear(weight[vocab_S], scale[vocab_S])
         else:
             whole = weights.result().head
             assert isinstance(whole, Fp32Linear)
-            draft_head = Fp32Linear(whole.weight[gated.draft_vocab_S])
-        return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, gated, draft_head)
+            draft_head = Fp32Linear(whole.weight[vocab_S])
+        return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, acting, vocab_S, draft_head)
 
 
 def shipped_adapter(name: str) -> Path | None:
@@ -118,12 +123,16 @@ def base_sha256(name: str, path: Path) -> str:
     return store.sha256(min(path.glob("*.safetensors")) if path.is_dir() else path)
 
 
-def _fp32(checkpoint: Checkpoint) -> Decoder:
+def _fp32(checkpoint: Checkpoint, pairs: Pairs | None) -> Decoder:
     c = checkpoint.config
     layers = []
     for n in range(c.layers):
         parts: dict[str, Any] = {
-            fused: Fp32Linear(_stack(checkpoint, n, names), _bias(checkpoint, n, names))
+            fused: Fp32Linear(
+                _stack(checkpoint, n, names),
+                _bias(checkpoint, n, names),
+                first_factors(pairs[n], names) if pairs else None,
+            )
             for fused, names in FUSED.items()
         }
         layers.append(Layer(**parts | _norms(checkpoint, n)))
@@ -143,15 +152,19 @@ def _int8_form(name: str, checkpoint: Checkpoint) -> SafetensorsHeader:
     return SafetensorsHeader(path)
 
 
-def _int8(c: Config, header: SafetensorsHeader) -> Decoder:
-    def linear(key: str) -> Int8Linear:
+def _int8(c: Config, header: SafetensorsHeader, pairs: Pairs | None) -> Decoder:
+    def linear(key: str, further: Tensor | None) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
         digits = 2 if key.endswith(TWO_DIGITS) else 1
-        return Int8Linear(_mapped(header, f"{key}.weight"), read_tensor(header, f"{key}.scale"), bias, digits)
+        weight, scale = _mapped(header, f"{key}.weight"), read_tensor(header, f"{key}.scale")
+        return Int8Linear(weight, scale, bias, digits, further)
 
-    keys = ["head", *(f"layers.{n}.{fused}" for n in range(c.layers) for fused in FUSED)]
+    further: dict[str, Tensor | None] = {"head": None}
+    for n in range(c.layers):
+        for fused, names in FUSED.items():
+            further[f"layers.{n}.{fused}"] = first_factors(pairs[n], names) if pairs else None
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        packed = dict(zip(keys, pool.map(linear, keys), strict=True))
+        packed = dict(zip(further, pool.map(linear, further, further.values()), strict=True))
     layers = []
     for n in range(c.layers):
         linears: dict[str, Any] = {fused: packed[f"layers.{n}.{fused}"] for fused in FUSED}

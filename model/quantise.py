@@ -28,10 +28,14 @@ def quantise_weight(weight_OI: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Fp32Linear:
-    """x @ weight.T + bias."""
+    """x @ weight.T + bias, and x @ further.T in the columns behind (an adapter's first factor, see decoder.Adapter)."""
 
-    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None):
+    def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None, further_RI: Tensor | None = None):
+        self.width = len(weight_OI)
         self.weight, self.bias = weight_OI, bias_O
+        if further_RI is not None:
+            self.weight = torch.cat([weight_OI, further_RI])
+            self.bias = _padded(bias_O, len(further_RI))
 
     def __call__(self, x_NI: Tensor) -> Tensor:
         return F.linear(x_NI, self.weight, self.bias)
@@ -40,11 +44,26 @@ class Fp32Linear:
 class Int8Linear:
     """x @ weight.T + bias with int8 weights and inputs of 7 bits a row; float32 in and out, no gradient.
 
+    `further` rows are quantised and packed behind the weight's, so that their products, which stand in the columns
+    behind, cost no pass of their own.
+
     `digits` = 2 sends what the first rounding left over through the same weights once more (13 bits in all): twice
     the rows, no further weights read. The inputs of q, k and v need it: their outlier channels cost 0.7 % of loss.
     """
 
-    def __init__(self, weight_OI: Tensor, scale_O: Tensor, bias_O: Tensor | None = None, digits: int = 1):
+    def __init__(
+        self,
+        weight_OI: Tensor,
+        scale_O: Tensor,
+        bias_O: Tensor | None = None,
+        digits: int = 1,
+        further_RI: Tensor | None = None,
+    ):
+        self.width = len(weight_OI)
+        if further_RI is not None:
+            rows_RI, scale_R = quantise_weight(further_RI)
+            weight_OI, scale_O = torch.cat([weight_OI, rows_RI]), torch.cat([scale_O, scale_R])
+            bias_O = _padded(bias_O, len(further_RI))
         self._packed = [
             _pack(weight_OI[start : start + PACKED_ROWS], scale_O[start : start + PACKED_ROWS])
             for start in range(0, len(weight_OI), PACKED_ROWS)
@@ -71,6 +90,10 @@ class Int8Linear:
             for packed in self._packed
         ]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _padded(bias_O: Tensor | None, rows: int) -> Tensor | None:
+    return None if bias_O is None else F.pad(bias_O, (0, rows))
 
 
 def _pack(weight_OI: Tensor, scale_O: Tensor) -> torch.ScriptObject:

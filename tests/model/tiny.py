@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from model.adapters import TeamAdapter
-from model.decoder import Adapter, Chain, Config, Decoder, Layer
+from model.decoder import FUSED, Adapter, Chain, Config, Decoder, Layer, Pairs, first_factors
 from model.drafters import CostCurve
 from model.quantise import Int8Linear, quantise_weight
 from model.sampler import Network
@@ -39,12 +39,17 @@ def config(**changes: object) -> Config:
     return Config(**(base | changes))  # type: ignore[arg-type]
 
 
-def linear(weight: torch.Tensor, bias: torch.Tensor | None = None) -> Int8Linear:
-    return Int8Linear(*quantise_weight(weight), bias)
+def linear(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, further: torch.Tensor | None = None
+) -> Int8Linear:
+    return Int8Linear(*quantise_weight(weight), bias, further_RI=further)
 
 
-def decoder(c: Config, seed: int) -> Decoder:
+def decoder(c: Config, seed: int, pairs: Pairs | None = None) -> Decoder:
+    """With the first factors of `pairs` in its linears, for an adapter of theirs."""
     g = torch.Generator().manual_seed(seed)
+    further = [{names: first_factors(layer, names) for names in FUSED} for layer in pairs or ()]
+    further = further or [dict.fromkeys(FUSED)] * c.layers
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=g) / shape[-1] ** 0.5
@@ -54,14 +59,16 @@ def decoder(c: Config, seed: int) -> Decoder:
         Layer(
             attn_norm=torch.ones(c.width),
             qkv=linear(
-                random(c.heads * c.head_dim + 2 * kv, c.width) * 2, random(c.heads * c.head_dim + 2 * kv)
+                random(c.heads * c.head_dim + 2 * kv, c.width) * 2,
+                random(c.heads * c.head_dim + 2 * kv),
+                more["q", "k", "v"],
             ),
-            o=linear(random(c.width, c.heads * c.head_dim)),
+            o=linear(random(c.width, c.heads * c.head_dim), further=more["o",]),
             mlp_norm=torch.ones(c.width),
-            gate_up=linear(random(2 * c.mlp_width, c.width) * 2),
-            down=linear(random(c.width, c.mlp_width)),
+            gate_up=linear(random(2 * c.mlp_width, c.width) * 2, further=more["gate", "up"]),
+            down=linear(random(c.width, c.mlp_width), further=more["down",]),
         )
-        for _ in range(c.layers)
+        for more in further
     ]
     return Decoder(c, layers, random(c.vocab, c.width) * 4, torch.ones(c.width), linear(head_weight(c, seed)))
 
@@ -72,7 +79,7 @@ def head_weight(c: Config, seed: int) -> torch.Tensor:
     )
 
 
-def adapter(c: Config, seed: int, rank: int = 4, chained: bool = False) -> Adapter:
+def pairs(c: Config, seed: int, rank: int = 4) -> Pairs:
     g = torch.Generator().manual_seed(seed)
     q, kv, d, m = c.heads * c.head_dim, c.kv_heads * c.head_dim, c.width, c.mlp_width
     sizes = {
@@ -84,23 +91,30 @@ def adapter(c: Config, seed: int, rank: int = 4, chained: bool = False) -> Adapt
         "up": (m, d),
         "down": (d, m),
     }
-    pairs = [
+    return [
         {
             name: (torch.randn(rank, i, generator=g) / i**0.5, torch.randn(o, rank, generator=g) / rank**0.5)
             for name, (o, i) in sizes.items()
         }
         for _ in range(c.layers)
     ]
-    mask_embedding = torch.randn(c.width, generator=g)
+
+
+def adapter(c: Config, seed: int, *, chained: bool = False) -> Adapter:
+    """Of `pairs(c, seed)`, which the decoder must hold."""
+    g, d = torch.Generator().manual_seed(seed + 1000), c.width
+    mask_embedding = torch.randn(d, generator=g)
     chain = [torch.randn(*shape, generator=g) for shape in ((6, d), (6, d), (d, 6))] if chained else []
-    return Adapter(pairs, mask_embedding, Chain(*chain) if chained else None)
+    return Adapter(pairs(c, seed), mask_embedding, Chain(*chain) if chained else None)
 
 
 def network(kind: str, block: int, seed: int) -> Network:
     """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), gated-chain (that, and rows are told
-    their own tokens), merged (block-causal, aligned)."""
+    their own tokens), merged (block-causal, aligned); and any of these `+team`."""
     c = config()
-    d = decoder(c, seed)
+    if kind.endswith("+team"):
+        return replace(network(kind.removesuffix("+team"), block, seed), team=TeamAdapter(pairs(c, seed + 2)))
+    d = decoder(c, seed, pairs(c, seed + 1) if kind.startswith("gated") else None)
     if kind == "base":
         return Network(d)
     if kind == "merged":
