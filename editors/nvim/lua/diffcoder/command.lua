@@ -72,47 +72,85 @@ local function use_model(name)
   server.restart()
 end
 
---- Choose among the models; one that is not here is fetched first, with its progress in view.
+--- Fetch a model in sight; what is interrupted goes on from there the next time.
+local function pull(model)
+  require('diffcoder.terminal').run({ assert(server.program('model', 'pull', model.name)) }, function(ok)
+    if ok then
+      use_model(model.name)
+    else
+      message.warn(('%s was not fetched: the terminal says why; a next try goes on from there'):format(model.name))
+    end
+  end)
+end
+
+--- Choose among the models; one that is not here is fetched first.
 ---@param wanted string?
 local function choose_model(wanted)
-  server.call({ 'model', 'list', '--json' }, function(out)
-    local ok, models = pcall(vim.json.decode, out.stdout)
-    if out.code ~= 0 or not ok then
-      return message.warn('the models cannot be listed: ' .. vim.trim(out.stderr or ''))
-    end
+  execute('diffcoder.models', function(models)
     local function take(model)
-      if not model then
-        return
+      if model and vim.tbl_contains({ 'missing', 'partial' }, model.state) then
+        pull(model)
+      elseif model then
+        use_model(model.name)
       end
-      if model.state ~= 'missing' then
-        return use_model(model.name)
-      end
-      local cmd = assert(server.command())
-      local pull = vim.list_extend(vim.list_slice(cmd, 1, #cmd - 1), { 'model', 'pull', model.name })
-      require('diffcoder.terminal').run({ pull }, function(ok)
-        if ok then
-          return use_model(model.name)
-        end
-        message.warn(('%s was not fetched: the terminal says why; a next try goes on from there'):format(model.name))
-      end)
     end
     if wanted then
-      for _, model in ipairs(models) do
-        if model.name == wanted then
-          return take(model)
-        end
+      local _, model = vim.iter(ipairs(models)):find(function(_, each)
+        return each.name == wanted
+      end)
+      if not model then
+        message.warn(('there is no model %q: `:Diffcoder model` lists them'):format(wanted))
       end
-      return message.warn(('there is no model %q: `:Diffcoder model` lists them'):format(wanted))
+      return take(model)
     end
-    vim.ui.select(models, {
-      prompt = 'Model: ',
-      kind = 'diffcoder',
+    message.select(models, {
+      prompt = 'Model (download, memory, licence): ',
       format_item = function(model)
-        local here = model.state == 'missing' and 'to be fetched' or 'here'
-        return ('%-28s %5.1f GB  %-13s %-10s %s'):format(model.name, model.bytes / 1e9, here, model.licence, model.title)
+        local here = vim.tbl_contains({ 'missing', 'partial' }, model.state) and 'fetch' or 'here '
+        local sizes = ('%5.1f GB %5.1f GB'):format(model.bytes / 1e9, model.memory / 1e9)
+        return ('%s  %-28s %s  %s'):format(here, model.name, sizes, model.licence)
       end,
     }, take)
   end)
+end
+
+local function show_statistics()
+  execute('diffcoder.statistics', function(counts)
+    local names = { inline = 'ghost text', edit = 'edits', gap = 'gaps' }
+    local lines = { 'on this machine, told to nobody:' }
+    for _, count in ipairs(counts) do
+      table.insert(lines, ('%-10s %d shown, %d accepted, %d rejected; a minute later %d kept, %d gone'):format(
+        names[count.kind] or count.kind, count.shown, count.accepted, count.rejected, count.kept, count.gone
+      ))
+    end
+    message.say(table.concat(lines, '\n'))
+  end)
+end
+
+--- Let the model learn this project, in sight; then ask whether to use what it learnt.
+---@param options string
+local function tune(options)
+  local client = server.client(0)
+  local root = client and client.root_dir or vim.fs.root(0, '.git')
+  local program = server.program('tune')
+  if not root or not program then
+    return message.warn(root and 'the server is not installed: run :Diffcoder install' or 'this file lies in no project: open one of a git repository')
+  end
+  local steps = vim.list_extend(program, vim.split(options, '%s+', { trimempty = true }))
+  require('diffcoder.terminal').run({ vim.list_extend(steps, { root }) }, function(ok)
+    if not ok then
+      return message.warn('the tuning ended early: the terminal says why; `:Diffcoder tune --resume` goes on')
+    end
+    message.ask('use what was learnt of this project?', {
+      {
+        'Use it, if it is better',
+        function()
+          require('diffcoder.terminal').run({ assert(server.program('tune', '--use', root)) }, function() end, true)
+        end,
+      },
+      { 'Not now', function() end },
+    })
+  end, true)
 end
 
 local function trust()
@@ -182,6 +220,8 @@ M.subcommands = {
       choose_model(argument ~= '' and argument or nil)
     end,
   },
+  stats = { what = 'how many suggestions were taken and kept', run = show_statistics },
+  tune = { what = 'let the model learn this project, on this machine', run = tune },
   prompt = { what = 'exactly what was sent to the model last', run = show_prompt },
   status = { what = 'model, state, speed, and why nothing was shown', run = show_status },
   pause = {

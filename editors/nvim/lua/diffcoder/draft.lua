@@ -5,8 +5,8 @@ local M = {}
 
 local api = vim.api
 local ns = api.nvim_create_namespace('diffcoder.draft')
-local MASK = '░░░'
-local FRAMES = { '⠋', '⠙', '⠹', '⠸', '⠼', '⠴', '⠦', '⠧', '⠇', '⠏' }
+local MASK = '▒▒▒'
+local FRAMES = { '◐', '◓', '◑', '◒' }
 
 --- What is expected in a buffer: drafts of one kind, at `row` until the first one says where.
 ---@class diffcoder.Expected
@@ -78,8 +78,8 @@ function M.expect(buf, kind, first, last, hint)
     if expected[buf] ~= mine or not api.nvim_buf_is_valid(buf) then
       return
     end
-    frame = frame % #FRAMES + 1
-    local words = (' %s %.0f s%s'):format(FRAMES[frame], (vim.uv.now() - began) / 1000, hint and '  ' .. hint or '')
+    frame = frame % (2 * #FRAMES) + 1
+    local words = (' %s %.0f s%s'):format(FRAMES[math.ceil(frame / 2)], (vim.uv.now() - began) / 1000, hint and '  ' .. hint or '')
     mine.spinner = api.nvim_buf_set_extmark(buf, ns, math.min(mine.row, api.nvim_buf_line_count(buf) - 1), 0, {
       id = mine.spinner,
       virt_text = { { words, 'DiffcoderHint' } },

@@ -94,14 +94,16 @@ local function edits_of(edit, uri)
   return (edit.changes or {})[uri] or {}
 end
 
+local resolve
+
 --- Resolve one of the server's actions and review what it would do.
 ---@param buf integer
 ---@param action lsp.CodeAction its data names command, argument and version
 ---@param kind 'edit'|'gap'
 ---@param first integer row, from 0
 ---@param last integer
----@param again fun()?
-local function resolve(buf, action, kind, first, last, again)
+---@param again fun()? to ask once more; without it, for another answer to the same
+function resolve(buf, action, kind, first, last, again)
   local client = server.need(buf)
   if not client then
     return
@@ -141,7 +143,19 @@ local function resolve(buf, action, kind, first, last, again)
           return message.warn('the text changed while the model was at work, so nothing was changed; ask again')
         end
       end
-      review.start(buf, edits, client.offset_encoding, again)
+      review.start(buf, edits, {
+        encoding = client.offset_encoding,
+        again = again or function()
+          action.data.argument.variation = (action.data.argument.variation or 0) + 1
+          resolve(buf, action, kind, first, last)
+        end,
+        tell = function(outcome, texts)
+          local argument = { uri = vim.uri_from_bufnr(buf), kind = kind, outcome = outcome, texts = texts }
+          if not client:is_stopped() then
+            client:request('workspace/executeCommand', { command = 'diffcoder.outcome', arguments = { argument } })
+          end
+        end,
+      })
     end
   end, buf)
   if not ok then
@@ -187,9 +201,12 @@ function M.edit(first, last, instruction)
   if not first or not last then
     first, last = paragraph()
   end
+  local last_text, variation
   local function run(text)
+    variation = text == last_text and variation + 1 or 0
+    last_text = text
     local range = { start = { line = first - 1, character = 0 }, ['end'] = { line = last, character = 0 } }
-    local argument = { uri = vim.uri_from_bufnr(buf), range = range, instruction = text }
+    local argument = { uri = vim.uri_from_bufnr(buf), range = range, instruction = text, variation = variation }
     local action = action_of('diffcoder: ' .. text, 'diffcoder.edit', argument)
     resolve(buf, action, 'edit', first - 1, last - 1, function()
       M.prompt(buf, first, last, text, run)
@@ -310,7 +327,7 @@ function M.fix()
     if #actions == 1 then
       return take(actions[1])
     end
-    vim.ui.select(actions, {
+    message.select(actions, {
       prompt = 'Fix: ',
       kind = 'codeaction',
       format_item = function(action)

@@ -35,9 +35,8 @@ function M.check()
     return health.error(from, 'Run :Diffcoder install, or set cmd or $DIFFCODER.')
   end
   health.ok(('%s (from %s)'):format(table.concat(cmd, ' '), from))
-  local program = vim.list_slice(cmd, 1, #cmd - 1)
   local function call(...)
-    local out = vim.system(vim.list_extend(vim.list_slice(program), { ... }), { text = true, timeout = 60000 }):wait()
+    local out = vim.system(server.program(...), { text = true, timeout = 60000 }):wait()
     return out.code, vim.trim(out.stdout or ''), vim.trim(out.stderr or '')
   end
   local code, said, complaint = call('--version')
@@ -65,7 +64,7 @@ function M.check()
     return health.error('diffcoder doctor does not answer: ' .. trouble)
   end
   for _, check in ipairs(checks) do
-    local say = ({ ok = health.ok, warning = health.warn, error = health.error })[check.state] or health.info
+    local say = ({ ok = health.ok, warning = health.warn, problem = health.error })[check.state] or health.info
     local text = ('%s: %s'):format(check.name, check.detail)
     say(text, check.advice ~= '' and check.state ~= 'ok' and check.advice or nil)
   end

@@ -4,17 +4,29 @@ local M = {}
 
 local LINKS = {
   DiffcoderGhost = 'ComplHint',
-  DiffcoderHint = 'ComplHintMore',
+  DiffcoderHint = 'Comment',
+  DiffcoderKey = 'Special',
   DiffcoderDraft = 'Added',
   DiffcoderUnsure = 'Changed',
-  DiffcoderMask = 'NonText',
+  DiffcoderMask = 'Comment',
   DiffcoderSelected = 'Visual',
-  DiffcoderOld = 'NonText',
-  DiffcoderRemoved = 'DiffDelete',
-  DiffcoderAdded = 'DiffAdd',
-  DiffcoderRemovedText = 'DiffText',
-  DiffcoderAddedText = 'DiffText',
-  DiffcoderKey = 'Special',
+  DiffcoderOld = 'Comment',
+}
+
+--- Backgrounds only, so that code keeps its colours: what goes, what comes, and within them what differs.
+local BACKGROUNDS = {
+  dark = {
+    DiffcoderRemoved = { bg = '#3a1a1f', ctermbg = 52 },
+    DiffcoderRemovedText = { bg = '#75272f', ctermbg = 88 },
+    DiffcoderAdded = { bg = '#12321f', ctermbg = 22 },
+    DiffcoderAddedText = { bg = '#1c6135', ctermbg = 28 },
+  },
+  light = {
+    DiffcoderRemoved = { bg = '#f7d3d3', ctermbg = 224 },
+    DiffcoderRemovedText = { bg = '#eea6a6', ctermbg = 217 },
+    DiffcoderAdded = { bg = '#cdeccf', ctermbg = 194 },
+    DiffcoderAddedText = { bg = '#95d99c', ctermbg = 157 },
+  },
 }
 
 function M.define()
@@ -23,6 +35,9 @@ function M.define()
       link = 'NonText' -- ComplHint is younger than 0.11
     end
     vim.api.nvim_set_hl(0, group, { link = link, default = true })
+  end
+  for group, background in pairs(BACKGROUNDS[vim.o.background]) do
+    vim.api.nvim_set_hl(0, group, vim.tbl_extend('error', background, { default = true }))
   end
 end
 

@@ -44,14 +44,28 @@ function M.when_idle(work)
   end)
 end
 
+--- vim.ui.select, for which an interrupt is no choice and no error.
+---@param items any[]
+---@param options table
+---@param done fun(item: any?)
+function M.select(items, options, done)
+  options.kind = options.kind or 'diffcoder'
+  local ok, err = pcall(vim.ui.select, items, options, done)
+  if not ok then
+    done(nil)
+    if not tostring(err):find('interrupt') then
+      error(err, 0)
+    end
+  end
+end
+
 --- A message with ways to mend it; nothing happens when none is chosen.
 ---@param text string
 ---@param ways { [1]: string, [2]: fun() }[]
 function M.ask(text, ways)
   M.when_idle(function()
-    vim.ui.select(ways, {
+    M.select(ways, {
       prompt = 'diffcoder: ' .. text,
-      kind = 'diffcoder',
       format_item = function(way)
         return way[1]
       end,

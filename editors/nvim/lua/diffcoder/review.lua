@@ -26,6 +26,7 @@ local diff = vim.text.diff or vim.diff
 ---@field tick integer? the buffer's tick after the last hunk was taken
 ---@field current diffcoder.Hunk?
 ---@field again fun()? ask anew
+---@field tell fun(outcome: 'shown'|'accepted'|'rejected', texts: string[]) for the user's own statistics
 ---@field before table[] mappings to put back
 
 local reviews = {} ---@type table<integer, diffcoder.Review>
@@ -112,6 +113,13 @@ local function shared(a, b)
   return head, tail
 end
 
+--- Whether two lines are versions of one another, so that showing what differs within them says something.
+local function alike(a, b)
+  local head, tail = shared(a, b)
+  local blank = #a:match('^%s*')
+  return (math.max(head - blank, 0) + tail) * 3 >= #b - blank
+end
+
 local function key_name(lhs)
   return ((lhs:gsub('<CR>', '⏎')):gsub('<BS>', '⌫'))
 end
@@ -143,7 +151,7 @@ local function added(review, hunk)
   local lines, width = {}, vim.o.columns
   for number, line in ipairs(hunk.new) do
     local chunks
-    if #hunk.old == #hunk.new and line ~= '' then
+    if #hunk.old == #hunk.new and alike(hunk.old[number], line) then
       local head, tail = shared(hunk.old[number], line)
       local start = look.untab(review.buf, line:sub(1, head))
       local middle = look.untab(review.buf, line:sub(head + 1, #line - tail), vim.fn.strdisplaywidth(start))
@@ -169,7 +177,7 @@ local function draw(review)
     local row = place(review, hunk)
     for offset, line in ipairs(hunk.old) do
       api.nvim_buf_set_extmark(buf, ns, row + offset - 1, 0, { line_hl_group = 'DiffcoderRemoved', priority = 200 })
-      if #hunk.old == #hunk.new then
+      if #hunk.old == #hunk.new and alike(line, hunk.new[offset]) then
         local head, tail = shared(line, hunk.new[offset])
         if head < #line - tail then
           api.nvim_buf_set_extmark(buf, ns, row + offset - 1, head, {
@@ -321,6 +329,13 @@ local function check(review)
   end
 end
 
+---@param hunks diffcoder.Hunk[]
+local function texts(hunks)
+  return vim.tbl_map(function(hunk)
+    return table.concat(hunk.new, '\n')
+  end, hunks)
+end
+
 ---@param buf integer?
 local function of(buf)
   local review = reviews[buf or api.nvim_get_current_buf()]
@@ -344,6 +359,7 @@ local function decide(take)
   if take and not apply(review, hunk) then
     return check(review)
   end
+  review.tell(take and 'accepted' or 'rejected', texts({ hunk }))
   drop(review, hunk)
   go_on(review, row)
 end
@@ -361,6 +377,7 @@ function M.accept_all()
   if review then
     for _, hunk in ipairs(vim.list_slice(review.hunks)) do
       if apply(review, hunk) then
+        review.tell('accepted', texts({ hunk }))
         drop(review, hunk)
       end
     end
@@ -376,6 +393,7 @@ end
 function M.reject_all(buf)
   local review = of(buf)
   if review then
+    review.tell('rejected', texts(review.hunks))
     review.hunks = {}
     finish(review)
   end
@@ -496,8 +514,9 @@ local function watch(review)
   end
 end
 
-local function begin(buf, found, again)
-  local review = { buf = buf, hunks = {}, count = #found, taken = 0, before = {}, again = again }
+local function begin(buf, found, options)
+  local review = { buf = buf, hunks = {}, count = #found, taken = 0, before = {} }
+  review.again, review.tell = options.again, options.tell or function() end
   for _, each in ipairs(found) do
     table.insert(review.hunks, { old = each.old, new = each.new, mark = set_mark(buf, each.row, each.old) })
   end
@@ -516,18 +535,18 @@ end
 --- Offer edits of a buffer for review. Nothing is changed yet.
 ---@param buf integer
 ---@param edits lsp.TextEdit[]
----@param encoding string
----@param again fun()?
-function M.start(buf, edits, encoding, again)
+---@param options { encoding: string, again: fun()?, tell: fun(outcome: string, texts: string[])? }
+function M.start(buf, edits, options)
   local old = api.nvim_buf_get_lines(buf, 0, -1, false)
-  local found = changes(old, edited(old, edits, encoding))
+  local found = changes(old, edited(old, edits, options.encoding))
   if #found == 0 then
     return message.say('the model left the text as it is')
   end
   if vim.startswith(api.nvim_get_mode().mode, 'i') and api.nvim_get_current_buf() == buf then
     vim.cmd.stopinsert()
   end
-  begin(buf, found, again)
+  begin(buf, found, options)
+  reviews[buf].tell('shown', texts(reviews[buf].hunks))
   vim.cmd.redrawstatus()
 end
 
@@ -544,7 +563,7 @@ function M.restore(buf)
     return vim.deep_equal(api.nvim_buf_get_lines(buf, each.row, each.row + #each.old, false), each.old)
   end, waiting)
   if #found > 0 then
-    begin(buf, found)
+    begin(buf, found, {})
   end
   if #found < #waiting then
     message.warn(('%d proposed changes were dropped: the file is another now'):format(#waiting - #found))

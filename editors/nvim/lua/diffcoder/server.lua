@@ -53,16 +53,17 @@ function M.command()
   return nil, 'the server is not installed: run :Diffcoder install, or set cmd or $DIFFCODER to where it is'
 end
 
---- Run another command of the same program: `diffcoder model list` and the like.
----@param arguments string[]
----@param done fun(out: vim.SystemCompleted)
-function M.call(arguments, done)
-  local cmd, why = M.command()
-  if not cmd then
-    return message.warn(why)
+--- Another command of the same program, such as `diffcoder model list`: the server's without what makes it the server.
+---@param ... string
+---@return string[]?
+function M.program(...)
+  local cmd = M.command()
+  if cmd then
+    local program = vim.iter(cmd):enumerate():find(function(_, word)
+      return word == 'lsp'
+    end)
+    return vim.list_extend(vim.list_slice(cmd, 1, (program or #cmd + 1) - 1), { ... })
   end
-  local full = vim.list_extend(vim.list_slice(cmd, 1, #cmd - 1), arguments)
-  vim.system(full, { text = true }, vim.schedule_wrap(done))
 end
 
 ---@param buf integer?
@@ -126,9 +127,8 @@ local function on_question(_, params)
   local thread = coroutine.running()
   local answer = vim.NIL
   local function choose()
-    vim.ui.select(params.actions or {}, {
+    message.select(params.actions, {
       prompt = params.message,
-      kind = 'diffcoder',
       format_item = function(action)
         return action.title
       end,
@@ -213,7 +213,8 @@ function M.start()
     capabilities = capabilities,
     settings = { diffcoder = settings() },
     before_init = function(params, client)
-      params.initializationOptions = { trusted = trusted(client.root_dir) }
+      -- The model is read at the start, before the client's settings are asked for.
+      params.initializationOptions = vim.tbl_extend('force', settings(), { trusted = trusted(client.root_dir) })
     end,
     on_attach = on_attach,
     on_exit = on_exit,

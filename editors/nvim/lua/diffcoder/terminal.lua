@@ -4,7 +4,8 @@ local M = {}
 
 ---@param steps string[][]
 ---@param done fun(ok: boolean)
-function M.run(steps, done)
+---@param stays boolean? the terminal stays when all went well
+function M.run(steps, done, stays)
   local origin = vim.api.nvim_get_current_win()
   vim.cmd('botright 8new')
   local window = vim.api.nvim_get_current_win()
@@ -27,7 +28,7 @@ function M.run(steps, done)
           if code == 0 and steps[number + 1] then
             return step(number + 1)
           end
-          if code == 0 and vim.api.nvim_win_is_valid(window) then
+          if code == 0 and not stays and vim.api.nvim_win_is_valid(window) then
             vim.api.nvim_win_close(window, true)
           end
           done(code == 0)
