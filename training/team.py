@@ -13,7 +13,7 @@ something, D width, V vocabulary, R rank.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from torch import Tensor
 
 from model.adapters import LINEARS, read_adapter
 from model.checkpoints import Checkpoint, open_checkpoint
-from model.decoder import Decoder, Gate, Layer
+from model.decoder import Decoder, Gate, Layer, Pairs
 from model.masks import clean_then_noisy
 from model.schema import DiffcoderError
 from training import layouts
@@ -61,6 +61,7 @@ class TeamModel:
         )
         self.drafting = read_adapter(drafting, c, self.base_sha256) if drafting is not None else None
         if self.drafting is not None:
+            self.drafting_pairs = _FrozenPairs(self.drafting.pairs)
             vocab_S = self.drafting.draft_vocab_S
             self.draft_head = FrozenLinear(head_VD[vocab_S])
             self.draft_of_V = torch.full((c.vocab,), -1).scatter_(0, vocab_S, torch.arange(len(vocab_S)))
@@ -93,11 +94,10 @@ class TeamModel:
         gates: list[Gate] = []
         positions_M = torch.arange(c)
         if self.drafting is not None and noisy:
-            adapter = self.drafting.adapter
-            x_MD = torch.cat([x_MD, adapter.mask_embedding.expand(noisy, -1)])
+            x_MD = torch.cat([x_MD, self.drafting.mask_embedding.expand(noisy, -1)])
             places = as_ids(anchors_N)[:, None] + 1 + torch.arange(block)
             positions_M = torch.cat([positions_M, places.reshape(-1)])
-            gates = [(adapter, slice(c, c + noisy))]
+            gates = [(self.drafting_pairs, slice(c, c + noisy))]
         mask_MM = clean_then_noisy(c, [(int(anchor) + 1, block) for anchor in anchors_N], 0)
         hidden_MD = self.decoder.forward(x_MD, positions_M, MaskedAttention(mask_MM), gates)
         return hidden_MD[:c], hidden_MD[c:]
@@ -107,9 +107,20 @@ class TeamModel:
         assert self.drafting is not None
         known = self.draft_of_V[targets_P] >= 0
         hidden_PD, own_P, targets_P = hidden_PD[known], own_P[known], self.draft_of_V[targets_P[known]]
-        if (chain := self.drafting.adapter.chain) is not None:
+        if (chain := self.drafting.chain) is not None:
             hidden_PD = chain(hidden_PD, self.decoder.embed(own_P))
         return F.cross_entropy(self.draft_head(hidden_PD), targets_P, reduction="sum")
+
+
+class _FrozenPairs:
+    """The drafting adapter's products, through which gradients pass: `model.decoder.LowRank` for training."""
+
+    def __init__(self, pairs: Pairs):
+        self.pairs = pairs
+
+    def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
+        parts = [x_ND @ self.pairs[layer][name][0].T @ self.pairs[layer][name][1].T for name in names]
+        y_NO += torch.cat(parts, 1)
 
 
 class _HeadLoss(torch.autograd.Function):

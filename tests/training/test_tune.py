@@ -1,0 +1,204 @@
+"""`diffcoder tune` from end to end on a tiny model: what it reads, keeps, measures, reports and offers."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from model import store
+from model.generator import Generator
+from model.schema import ScoreRequest
+from tests.model.folders import write_model
+from training import commits, transformations, tune
+from training.trainer import Trainer
+
+FILES = 12
+
+
+def source(n: int) -> str:
+    """A module like the others of its repository, with names and numbers of its own."""
+    parts = [f'"""Module {n}."""\n\nfrom store import Record, registry\n']
+    for k in range(6):
+        a, b = n * 17 + k * 3, n * 5 + k
+        parts.append(
+            f"\n\ndef handler_{a}(record: Record, limit_{b}: int) -> int:\n"
+            f"    total_{a} = record.value_{b} + {a}\n"
+            f"    if total_{a} > limit_{b}:\n"
+            f"        return registry.reject(record, total_{a})\n"
+            f"    return registry.accept(record, total_{a})\n"
+        )
+    return "".join(parts)
+
+
+def git(folder: Path, *arguments: str) -> None:
+    who = ["-c", "user.name=A", "-c", "user.email=a@example.org"]
+    subprocess.run(["git", *who, *arguments], cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("work") / "shop"
+    folder.mkdir()
+    git(folder, "init", "-q")
+    for n in range(FILES):
+        (folder / f"part{n}.py").write_text(source(n))
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "Start")
+    for n in range(FILES):
+        path = folder / f"part{n}.py"
+        path.write_text(path.read_text().replace("if total", "if record.live and total", 1))
+        git(folder, "commit", "-qam", f"feat: reject records that are live in part {n} (#{n})")
+    git(folder, "commit", "-qam", "Bump version", "--allow-empty")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("base")
+    write_model(folder)
+    return folder
+
+
+@pytest.fixture
+def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "home"))
+    monkeypatch.delenv("DIFFCODER_EVALS", raising=False)
+    path = tmp_path / "quick.toml"
+    path.write_text(
+        'kind = "team"\nrank = 8\nlength = 128\nsequences = 2\ninfill = 0.5\nepochs = 6.0\nlr = 2e-2\n'
+        "lr_warmup = 2\nema = 0.5\n"
+    )
+    return path
+
+
+def run(repository: Path, base: Path, recipe: Path, *more: str) -> int:
+    common = ["--model", str(base), "--recipe", str(recipe), "--gaps", "12", "--threads", "1"]
+    return tune.main([str(repository), *common, *more])
+
+
+def bits(generator: Generator, text: str) -> float:
+    return -sum(token.logprob for token in generator.score(ScoreRequest(text=text)).tokens)
+
+
+def test_it_learns_a_repository_and_the_engine_takes_it_up(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    where = ("--run", str(tmp_path / "run"))
+    assert run(repository, base, recipe, *where, "--dry-run") == 0
+    assert "minutes in all" in capsys.readouterr().out
+    assert run(repository, base, recipe, *where, "--use") == 0
+    result = json.loads((tmp_path / "run" / "result.json").read_text())
+    assert result["better"], result["difference"]
+    assert result["difference"]["bits"] < -0.5
+    assert result["corpus"]["documents"] == FILES
+    assert result["corpus"]["edits"]["commit"] > 0
+    page = (tmp_path / "run" / "report.html").read_text()
+    assert page.count("<svg") == 2
+    assert "src=" not in page
+    assert "<script" not in page
+    generator = Generator.load(str(base), team=store.team_path(str(base)))
+    tuned = bits(generator, source(99))
+    assert tune.main(["--off", "--model", str(base)]) == 0
+    assert bits(generator, source(99)) > tuned + 10
+
+
+def test_what_is_held_out_is_nowhere_in_training(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path
+) -> None:
+    run(repository, base, recipe, "--run", str(tmp_path / "run"), "--dry-run")
+    records = [json.loads(line) for line in (tmp_path / "run/corpus/records.jsonl").open()]
+    held = {record["path"] for record in records if record["held_out"]}
+    assert 0 < len(held) < FILES / 2
+    edited = commits.edits(repository, lambda path: path not in held, Counter())
+    assert {edit.path for edit in edited} == {record["path"] for record in records} - held
+
+
+def test_a_stop_keeps_the_work_and_resume_ends_where_an_unbroken_run_does(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
+    assert run(repository, base, recipe, "--run", str(tmp_path / "whole")) == 0
+    step, threads = Trainer._step, []
+
+    def interrupted(trainer: Trainer, tally: object) -> None:
+        step(trainer, tally)  # type: ignore[arg-type]
+        if trainer.step == 2:
+            threads.append(threading.Timer(0, os.kill, (os.getpid(), signal.SIGINT)))
+            threads[-1].start()
+            threads[-1].join()
+
+    monkeypatch.setattr(Trainer, "_step", interrupted)
+    assert run(repository, base, recipe, "--run", str(tmp_path / "parts")) == 130
+    assert run(repository, base, recipe, "--run", str(tmp_path / "parts")) == 1  # a run is not overwritten
+    monkeypatch.setattr(Trainer, "_step", step)
+    assert run(repository, base, recipe, "--run", str(tmp_path / "parts"), "--resume") == 0
+    whole, parts = ((tmp_path / name / "adapter.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert whole[8:].split(b"layers.0", 1)[1] == parts[8:].split(b"layers.0", 1)[1]
+
+
+@pytest.mark.parametrize("content", ["empty", "binary", "huge", "missing"])
+def test_a_repository_that_teaches_nothing_is_said_in_a_sentence(
+    content: str, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "repo"
+    if content != "missing":
+        folder.mkdir()
+    if content == "binary":
+        (folder / "a.py").write_bytes(b"\0\xff" * 600)
+    if content == "huge":
+        (folder / "a.py").write_text("x = 1\n" * 100_000)
+    assert run(folder, base, recipe) == 1
+    said = capsys.readouterr().err
+    assert said.startswith("diffcoder tune: ")
+    assert said.count("\n") == 1
+    assert {"binary": "not text", "huge": "too large", "missing": "no folder", "empty": "none"}[
+        content
+    ] in said
+
+
+def test_without_git_there_are_no_commits_and_all_else_goes_on(
+    base: Path, recipe: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "plain"
+    folder.mkdir()
+    for n in range(6):
+        (folder / f"part{n}.py").write_text(source(n))
+    assert run(folder, base, recipe, "--run", str(tmp_path / "run"), "--dry-run") == 0
+    facts = json.loads((tmp_path / "run/corpus/corpus.json").read_text())
+    assert "commit" not in facts["edits"]
+    assert facts["edits"]["renaming"] + facts["edits"]["bug"] > 0
+
+
+def test_transformations_change_one_thing_and_know_the_truth() -> None:
+    text = source(3)
+    found = list(transformations.edits("a.py", text, seed=1))
+    assert {edit.origin for edit in found} == {"renaming", "bug"}
+    for edit in found:
+        lines = edit.before.split("\n")
+        whole = "\n".join(lines[: edit.start - 1]) + "\n" + edit.replacement + "\n".join(lines[edit.end :])
+        if edit.origin == "bug":
+            assert edit.before != text
+            assert whole == text
+        else:
+            old, new = edit.instruction.split("`")[1::2]
+            assert edit.before == text
+            assert whole.replace(new, old) == text.replace(new, old)
+
+
+def test_commit_messages_that_say_nothing_teach_nothing(repository: Path) -> None:
+    left_out: Counter[str] = Counter()
+    found = list(commits.edits(repository, lambda path: True, left_out))
+    assert len(found) == FILES
+    assert found[0].instruction == f"Reject records that are live in part {FILES - 1}"
+    lines = found[0].before.split("\n")[found[0].start - 1 : found[0].end]
+    changed = found[0].replacement.split("\n")[:-1]
+    assert [a for a, b in zip(lines, changed, strict=True) if a != b] == [
+        line.replace("record.live and ", "") for line in changed if "live and" in line
+    ]
