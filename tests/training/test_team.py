@@ -1,0 +1,168 @@
+"""The team recipe's task: what its rows see and learn, and that merging its weights changes nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from model.adapters import read_team_adapter
+from model.checkpoints import open_checkpoint
+from model.decoder import KVCache
+from model.loading import FUSED
+from model.masks import causal
+from model.schema import DiffcoderError
+from tests.model.folders import write_adapter
+from training.corpus import Corpus
+from training.gated import FrozenLinear, checkpoint_sha256
+from training.layouts import Sequence
+from training.recipe import Team
+from training.team import TeamModel, TeamTask, head_losses, merged, team_bytes
+
+RECIPE = Team(rank=4, length=40, sequences=2, infill=0.0, noisy_rows=12, steps=4)
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    folder = tmp_path_factory.mktemp("corpus")
+    documents = [(start * 13 + np.arange(size)) % 250 for start, size in enumerate((100, 30, 57, 90, 41))]
+    np.save(folder / "tokens.npy", np.concatenate(documents).astype(np.uint32))
+    np.save(folder / "documents.npy", np.cumsum([0, *map(len, documents)]))
+    records = [{"held_out": n == 0, "language": "python"} for n in range(5)]
+    (folder / "records.jsonl").write_text("\n".join(map(json.dumps, records)) + "\n")
+    (folder / "corpus.json").write_text("{}")
+    return Corpus(folder)
+
+
+@pytest.fixture
+def drafting(tiny_base: Path, tmp_path: Path) -> Path:
+    return write_adapter(
+        tmp_path / "draft.safetensors", open_checkpoint(tiny_base).config, checkpoint_sha256(tiny_base)
+    )
+
+
+def stirred(model: TeamModel) -> TeamModel:
+    """With second factors that are not zero."""
+    generator = torch.Generator().manual_seed(5)
+    for name, value in model.parameters.items():
+        if name.endswith("lora_B"):
+            value.data = torch.randn(value.shape, generator=generator) * 0.05
+    return model
+
+
+def test_every_window_is_read_once_an_epoch(tiny_base: Path, corpus: Corpus) -> None:
+    task = TeamTask(RECIPE, tiny_base, corpus, None)
+    for epoch in range(2):
+        found = sorted(map(tuple, task.windows[task._order(epoch)].tolist()))
+        covered = {(document, at) for document, start in found for at in range(start, start + 40)}
+        for document in range(1, 5):
+            assert {at for d, at in covered if d == document} >= set(range(len(corpus.document(document))))
+    assert task._order(0).tolist() != task._order(1).tolist()
+    assert {document for document, _ in task.held_out.tolist()} == {0}
+
+
+def test_the_loss_of_the_head_and_its_gradient_are_cross_entropys() -> None:
+    generator = torch.Generator().manual_seed(0)
+    head = FrozenLinear(torch.randn(300, 64, generator=generator), gradient_digits=2)
+    hidden = torch.randn(150, 64, generator=generator, requires_grad=True)
+    targets = torch.randint(0, 300, (150,), generator=generator)
+    losses = head_losses(hidden, targets, head)
+    plain = F.cross_entropy(head.product(hidden.detach()), targets, reduction="none")
+    assert torch.allclose(losses, plain, atol=1e-5)
+    weights = torch.rand(150, generator=generator)
+    (losses * weights).sum().backward()
+    slope = torch.softmax(head.product(hidden.detach()), -1) - F.one_hot(targets, 300)
+    exact = head.transposed(slope * weights[:, None])
+    assert hidden.grad is not None
+    assert (hidden.grad - exact).norm() < 1e-3 * exact.norm()
+
+
+def test_noisy_rows_see_the_text_before_them_and_clean_rows_never_see_them(
+    tiny_base: Path, drafting: Path
+) -> None:
+    model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=drafting))
+    ids = torch.arange(40)
+    with torch.no_grad():
+        clean, noisy = model.forward(ids, np.array([5, 20]), 3)
+        alone, _ = model.forward(ids, np.zeros(0, dtype=np.int64), 3)
+        other = ids.clone()
+        other[6:] += 100
+        _, after = model.forward(other, np.array([5, 20]), 3)
+    assert torch.allclose(clean, alone, atol=1e-4)
+    assert torch.allclose(noisy[:3], after[:3], atol=1e-4)
+    assert not torch.allclose(noisy[3:], after[3:], atol=1e-2)
+
+
+def test_both_kinds_of_rows_teach_the_same_weights(tiny_base: Path, corpus: Corpus, drafting: Path) -> None:
+    sequence = Sequence(np.arange(40), 0)
+    gradients = {}
+    for weight in (0.0, 0.2):
+        recipe = Team(rank=4, length=40, infill=0.0, noisy_rows=12, noisy_weight=weight)
+        task = TeamTask(recipe, tiny_base, corpus, None, drafting)
+        stirred(task.model)
+        task.sequence_loss(sequence, np.random.default_rng(0)).total.backward()
+        gradients[weight] = task.parameters["layers.0.v.lora_A"].grad.clone()
+    assert gradients[0.0].norm() > 0
+    assert (gradients[0.2] - gradients[0.0]).norm() > 1e-3 * gradients[0.0].norm()
+
+
+def test_only_the_answer_of_an_edit_is_learnt(tiny_base: Path, corpus: Corpus) -> None:
+    task = TeamTask(RECIPE, tiny_base, corpus, None)
+    ids = np.arange(30)
+    loss = task.sequence_loss(Sequence(ids, 19), np.random.default_rng(0))
+    assert loss.weight == 10
+
+
+def test_merged_weights_equal_the_unmerged_adapter(tiny_base: Path, tmp_path: Path) -> None:
+    """In the engine's form, to the precision of its int8 products."""
+    model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None))
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
+    config = open_checkpoint(tiny_base).config
+    team = read_team_adapter(path, config, model.base_sha256)
+    weights = merged(tiny_base, path)
+    x = torch.randn(6, config.width, generator=torch.Generator().manual_seed(0))
+    base = open_checkpoint(tiny_base)
+    for names in FUSED.values():
+        if names == ("o",) or names == ("down",):
+            continue
+        plain = torch.cat([base.tensor(f"layers.1.{name}.weight") for name in names])
+        added = x @ plain.T
+        team.add_(1, names, x, added)
+        whole = x @ torch.cat([weights[f"layers.1.{name}.weight"] for name in names]).T
+        assert (added - whole).norm() < 0.03 * (whole - x @ plain.T).norm()
+
+
+def test_the_engine_computes_what_training_saw(tiny_base: Path, tmp_path: Path) -> None:
+    model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None))
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
+    team = read_team_adapter(path, model.config, model.base_sha256)
+    bare = TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None)
+    ids = torch.arange(30)
+    with torch.no_grad():
+        trained, _ = model.forward(ids, np.zeros(0, dtype=np.int64), 1)
+        untrained, _ = bare.forward(ids, np.zeros(0, dtype=np.int64), 1)
+        cache = KVCache(model.config, 32)
+        cache.see(causal(30, 0))
+        decoder = bare.decoder  # its own pairs are zero
+        served = decoder.forward(decoder.embed(ids), torch.arange(30), cache, [(team, slice(0, 30))])
+    assert (served - trained).norm() < 0.1 * (trained - untrained).norm()
+
+
+def test_a_base_without_marks_takes_no_infill(tiny_base: Path, corpus: Corpus) -> None:
+    with pytest.raises(DiffcoderError, match="marks for infill"):
+        TeamTask(Team(infill=0.5), tiny_base, corpus, None)
+    with pytest.raises(DiffcoderError, match="another base"):
+        read_team_adapter(_team_file(tiny_base), open_checkpoint(tiny_base).config, "0" * 64)
+
+
+def _team_file(base: Path) -> Path:
+    path = base / "team.bin"
+    model = TeamModel(base, rank=1, scale=1.0, seed=0, drafting=None)
+    path.write_bytes(team_bytes(model.parameters, 1.0, model.base_sha256, {}))
+    return path
