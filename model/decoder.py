@@ -101,7 +101,7 @@ def _unit(x_ND: Tensor) -> Tensor:
 
 Pairs = Sequence[Mapping[str, tuple[Tensor, Tensor]]]
 """The low-rank factors of an adapter: `pairs[layer][linear]` is (A, B), A (R, in) and B (out, R), any scale in B."""
-FUSED = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
+FUSED: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 class Adapter:

@@ -48,8 +48,9 @@ def linear(
 def decoder(c: Config, seed: int, pairs: Pairs | None = None) -> Decoder:
     """With the first factors of `pairs` in its linears, for an adapter of theirs."""
     g = torch.Generator().manual_seed(seed)
-    further = [{names: first_factors(layer, names) for names in FUSED} for layer in pairs or ()]
-    further = further or [dict.fromkeys(FUSED)] * c.layers
+    further: list[dict[tuple[str, ...], torch.Tensor | None]] = [
+        {names: first_factors(pairs[n], names) if pairs else None for names in FUSED} for n in range(c.layers)
+    ]
 
     def random(*shape: int) -> torch.Tensor:
         return torch.randn(shape, generator=g) / shape[-1] ** 0.5
