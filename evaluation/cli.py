@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ from evaluation import statistics, tasks
 from evaluation.runs import Facts, Run, Scored, Settings, chosen
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_all
-from evaluation.task import Item, Task
+from evaluation.task import Item, Style, Task
 from model.schema import DiffcoderError
 
+RULES = ("sequential", "confidence", "entropy_bound", "top_k")
 COMMANDS = ("list", "self-check", "score", "compare", "report")
 EXAMPLES = """\
 examples:
@@ -113,9 +115,27 @@ def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--adapter", metavar="A", help="an adapter's file instead of the shipped one, or base: none"
     )
-    made.add_argument("--verify", choices=("ar", "none"), help="equal to greedy AR, or pure diffusion")
-    made.add_argument("--rule", choices=("sequential", "confidence", "entropy_bound", "top_k"))
-    made.add_argument("--threshold", type=float, help="of the rule: probability, nats, or tokens a step")
+    made.add_argument(
+        "--verify",
+        type=listed(str, ("ar", "none")),
+        default=(None,),
+        metavar="ar|none",
+        help="equal to greedy AR, or pure diffusion; ar,none: a run of each, every prompt read once",
+    )
+    made.add_argument(
+        "--rule",
+        type=listed(str, RULES),
+        default=(None,),
+        metavar="R[,R]",
+        help=f"of pure diffusion: {', '.join(RULES)}; several give several runs",
+    )
+    made.add_argument(
+        "--threshold",
+        type=listed(float),
+        default=(None,),
+        metavar="T[,T]",
+        help="of the rule: probability, nats, or tokens a step; several give several runs",
+    )
     made.add_argument(
         "--style", choices=("completion", "chat"), default="completion", help="how the model is asked"
     )
@@ -124,8 +144,23 @@ def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--max-tokens", type=positive, metavar="N")
     made.add_argument("--limit", type=positive, metavar="N", help="a fixed choice of N problems")
     made.add_argument("--seed", type=int, default=0, metavar="S")
-    made.add_argument("--threads", type=positive, metavar="N", help="for the model")
-    made.add_argument("--out", type=Path, metavar="FOLDER", help="where the run is kept")
+    made.add_argument("--threads", type=positive, metavar="N", help="for the model (one a core)")
+    made.add_argument(
+        "--batch",
+        type=positive,
+        default=1,
+        metavar="N",
+        help="problems at a time: the same answers, several times sooner; their milliseconds are not reported",
+    )
+    made.add_argument(
+        "--answers-of", metavar="TASK", help="take the answers of the same run of TASK, which asks the same"
+    )
+    made.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where the run is kept; of several runs, where their folders are",
+    )
     made.add_argument("--resume", action="store_true", help="go on with the run in the folder")
     made.add_argument(
         "--generate-only", action="store_true", help="keep completions, score later with --resume"
@@ -139,6 +174,19 @@ def sandboxed(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--unsafe", action="store_true", help="run generated code without a sandbox where none works"
     )
+
+
+def listed(kind: Callable[[str], Any], known: Sequence[str] = ()) -> Callable[[str], tuple[Any, ...]]:
+    """An argument's type: values separated by commas."""
+
+    def values(text: str) -> tuple[Any, ...]:
+        found = tuple(kind(part.strip()) for part in text.split(","))
+        for value in found:
+            if known and value not in known:
+                raise argparse.ArgumentTypeError(f"{value!r} is not one of {', '.join(known)}")
+        return found
+
+    return values
 
 
 def positive(text: str) -> int:
@@ -214,11 +262,7 @@ def self_check(options: argparse.Namespace) -> int:
 
 
 def score(options: argparse.Namespace) -> int:
-    found = tasks.find(options.task)
-    if len(found) > 1:
-        names = ", ".join(task.name for task in found)
-        raise DiffcoderError("unknown_task", f"{options.task} is several tasks: name one of {names}.")
-    task = found[0]
+    task = tasks.one(options.task)
     problem = task.unavailable()
     if problem:
         raise DiffcoderError("unavailable", problem)
@@ -284,56 +328,94 @@ def run_one(task: Task, options: argparse.Namespace) -> int:
         )
     everything = {item.id: item for item in task.items(options.data) if not task.missing(item)}
     names = chosen(everything, options.limit)
-    settings = Settings(
-        task=task.name,
-        model=options.model,
-        adapter=options.adapter,
-        verify=options.verify,
-        rule=options.rule,
-        threshold=options.threshold,
-        style=options.style,
-        temperature=options.temperature,
-        samples=options.samples,
-        max_tokens=options.max_tokens,
-        limit=options.limit,
-        seed=options.seed,
-    )
+    wanted = variants(task, options)
     sandbox = Sandbox.find(options.unsafe)  # refuse before hours of work, not after
-    folder = options.out or runs_folder() / task.name / settings.label()
-    facts = Facts(
-        settings=settings,
-        version=own_version(),
-        machine=machine(),
-        threads=options.threads or os.cpu_count() or 1,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
-        items=len(names),
-    )
-    run = Run.start(folder, facts, options.resume)
+    runs = []
+    for settings in wanted:
+        place = runs_folder() / task.name if options.out is None else options.out
+        folder = place if options.out and len(wanted) == 1 else place / settings.label()
+        facts = Facts(
+            settings=settings,
+            version=own_version(),
+            machine=machine(),
+            threads=options.threads or len(os.sched_getaffinity(0)),
+            started=datetime.now(UTC).isoformat(timespec="seconds"),
+            items=len(names),
+        )
+        runs.append(Run.start(folder, facts, options.resume))
     items = [everything[name] for name in names]
     try:
-        generate_missing(task, items, settings, run, options)
+        if options.answers_of:
+            for run in runs:
+                take_answers(task, items, run, tasks.one(options.answers_of))
+        generate_missing(task, items, runs, options)
         if not options.generate_only:
-            score_missing(task, everything, run, sandbox, options)
-            show(task, run, options)
+            for run in runs:
+                score_missing(task, everything, run, sandbox, options)
+                show(task, run, options)
     except KeyboardInterrupt:
-        print(f"stopped: finished work is kept in {folder}, go on with --resume", file=sys.stderr)
+        kept = ", ".join(str(run.folder) for run in runs)
+        print(f"stopped: finished work is kept in {kept}, go on with --resume", file=sys.stderr)
         return 130
-    print(f"kept in {folder}", file=sys.stderr)
+    for run in runs:
+        print(f"kept in {run.folder}", file=sys.stderr)
     return 0
 
 
-def generate_missing(
-    task: Task, items: list[Item], settings: Settings, run: Run, options: argparse.Namespace
-) -> None:
-    have = run.completions()
-    wanted = [(item.id, sample) for item in items for sample in range(settings.samples)]
-    if all(key in have for key in wanted):
-        return
-    from evaluation import generation
+def variants(task: Task, options: argparse.Namespace) -> list[Settings]:
+    """The settings of every run that the options ask for. A rule is a matter of pure diffusion alone."""
+    ruled = options.rule != (None,) or options.threshold != (None,)
+    if ruled and "none" not in options.verify:
+        raise DiffcoderError("bad_rule", "A --rule or --threshold is for pure diffusion: add --verify none.")
+    found = []
+    for verify, rule, threshold in product(options.verify, options.rule, options.threshold):
+        settings = Settings(
+            task=task.name,
+            model=options.model,
+            adapter=options.adapter,
+            verify=verify,
+            rule=rule if verify == "none" else None,
+            threshold=threshold if verify == "none" else None,
+            style=options.style,
+            temperature=options.temperature,
+            samples=options.samples,
+            max_tokens=options.max_tokens,
+            limit=options.limit,
+            seed=options.seed,
+        )
+        if settings not in found:
+            found.append(settings)
+    return found
 
-    with progress(f"{task.title}: answers", len(wanted)) as bar:
-        model = generation.load(settings.model, settings.adapter, options.threads)
-        generation.generate(model, task, items, settings, run, bar.step)
+
+def take_answers(task: Task, items: list[Item], run: Run, other: Task) -> None:
+    """Copy what the same run of another task was answered, wherever that one asks the very same."""
+    source = Run.open(runs_folder() / other.name / run.settings.label())
+    style: Style = "chat" if run.settings.style == "chat" else "completion"
+    theirs = {item.id: item for item in other.items()}
+    have, found = run.completions(), source.completions()
+    for item in items:
+        twin = theirs.get(item.id)
+        if twin is None or other.request(twin, style) != task.request(item, style):
+            continue
+        for sample in range(run.settings.samples):
+            line = found.get((item.id, sample))
+            if line is not None and (item.id, sample) not in have:
+                run.add(msgspec.structs.replace(line, completion=task.extract(item, line.text, style)))
+
+
+def generate_missing(task: Task, items: list[Item], runs: list[Run], options: argparse.Namespace) -> None:
+    missing = 0
+    for run in runs:
+        have = run.completions()
+        missing += sum((i.id, n) not in have for i in items for n in range(run.settings.samples))
+    if not missing:
+        return
+    from evaluation import chat_generator, generation
+
+    with progress(f"{task.title}: answers", missing) as bar:
+        model = chat_generator.load(options.model, options.adapter, options.threads)
+        generation.generate(model, task, items, runs, options.batch, bar.step)
 
 
 def score_missing(

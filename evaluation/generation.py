@@ -1,49 +1,27 @@
-"""Asks a model for the answers of a task, one by one, and keeps each as it comes.
+"""Asks a model for the answers of a task and keeps each as it comes.
 
-The model runs in this process (`model.generator`); the seed of a sample depends on nothing but the run's
-seed, the problem and the sample's number, so the order and the batch change nothing.
+The model runs in this process (`evaluation.chat_generator`); the seed of a sample depends on nothing but the run's
+seed, the problem and the sample's number. Neither the order nor the batch nor what else is asked changes a
+text or the number of its forwards.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from itertools import groupby
 from typing import Any
 
 import msgspec
 import torch
 
+from evaluation.batch import Stopped
+from evaluation.chat_generator import ChatGenerator
 from evaluation.runs import Completion, Run, Settings, seed_of
 from evaluation.task import Chat, Continuation, Item, Request, Style, Task
-from model import loading
-from model.drafters import PromptLookup
-from model.generator import SPARE, Generator, _confidence, _reason, _Text, never
-from model.layout import Mark, Piece
-from model.profiles import Profile
-from model.schema import (
-    DiffcoderError,
-    EditRequest,
-    EditResponse,
-    FillRequest,
-    FillResponse,
-    Limits,
-    StopReason,
-)
-from model.stops import Stops
-
-# What the makers' chat templates say when a conversation brings no system message.
-DEFAULT_SYSTEM = {
-    "qwen-coder": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
-    "smollm": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
-    "seed-coder": (
-        "You are an AI programming assistant, utilizing the Seed-Coder model, developed by ByteDance Seed, "
-        "and you only answer questions related to computer science. For politically sensitive questions, "
-        "security and privacy issues, and other non-computer science questions, you will refuse to answer."
-    ),
-}
+from model.schema import DiffcoderError, EditRequest, EditResponse, FillRequest, FillResponse, Limits
 
 
 def with_settings(limits: Limits, settings: Settings, seed: int) -> Limits:
@@ -83,24 +61,68 @@ def generate(
     model: ChatGenerator,
     task: Task,
     items: Iterable[Item],
-    settings: Settings,
-    run: Run,
+    runs: Sequence[Run],
+    batch: int = 1,
     done: Callable[[], None] = lambda: None,
 ) -> None:
-    """Every missing completion of the run, appended to it. A problem the model refuses counts as an empty
-    answer."""
-    have = run.completions()
-    style: Style = "chat" if settings.style == "chat" else "completion"
-    for item in items:
-        for sample in range(settings.samples):
-            if (item.id, sample) not in have:
-                run.add(complete(model, task, item, settings, style, sample))
-            done()
+    """Every missing completion of the runs, appended to them, `batch` problems at a time. A problem the model refuses
+    counts as an empty answer.
+
+    The runs are of one task and one model with different settings: a problem is asked for all of them in turn, so
+    that its prompt is read once. So are problems of one kin, whose prompts begin alike.
+    """
+    have = [run.completions() for run in runs]
+
+    def ask_all(member: ChatGenerator, kin: list[Item]) -> None:
+        for item in kin:
+            for run, old in zip(runs, have, strict=True):
+                for sample in range(run.settings.samples):
+                    if (item.id, sample) not in old:
+                        run.add(complete(member, task, item, run.settings, sample, batch))
+                        done()
+
+    waiting = deque(list(kin) for _, kin in groupby(items, task.kin))
+
+    def next_kin() -> list[Item] | None:
+        try:
+            return waiting.popleft()
+        except IndexError:
+            return None
+
+    if batch == 1:
+        for kin in waiting:
+            ask_all(model, kin)
+        return
+    meeting, members = model.members(min(batch, len(waiting)))
+    threads = torch.get_num_threads()
+
+    def work(member: ChatGenerator) -> None:
+        torch.set_num_threads(threads)
+        try:
+            while (kin := next_kin()) is not None:
+                ask_all(member, kin)
+        finally:
+            meeting.leave()
+
+    for _ in members:
+        meeting.join()
+    with ThreadPoolExecutor(len(members)) as pool:
+        futures = [pool.submit(work, member) for member in members]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        finally:  # done, or a member failed, or the user interrupts
+            waiting.clear()
+            meeting.stop()
+    errors = [error for future in futures if (error := future.exception()) is not None]
+    for error in errors:
+        if not isinstance(error, Stopped):
+            raise error
 
 
 def complete(
-    model: ChatGenerator, task: Task, item: Item, settings: Settings, style: Style, sample: int
+    model: ChatGenerator, task: Task, item: Item, settings: Settings, sample: int, batch: int = 1
 ) -> Completion:
+    style: Style = "chat" if settings.style == "chat" else "completion"
     request = task.request(item, style)
     if getattr(task, "true_length", False) and isinstance(request, FillRequest):
         length = max(1, model.count_tokens(item.row["canonical_solution"]))
@@ -125,6 +147,7 @@ def complete(
             prefill_tokens=0,
             stop_reason=f"refused: {error.code}",
             confidence=0.0,
+            batch=batch,
         )
     usage = response.usage
     return Completion(
@@ -139,77 +162,6 @@ def complete(
         prefill_tokens=usage.prefill_tokens,
         stop_reason=response.stop_reason,
         confidence=response.confidence,
+        batch=batch,
         measures=task.model_measures(model, item) if sample == 0 else {},
     )
-
-
-class ChatGenerator(Generator):
-    """The engine's generator, and what only benchmarks need: chat, plain continuation, token counts."""
-
-    def chat(self, request: Chat, limits: Limits) -> FillResponse:
-        """The assistant's answer to one message, after the request's `opening`, which is given."""
-        pieces = chat_pieces(self.profile, request.user, request.system, request.opening)
-        return self.write_on(pieces, limits)
-
-    def continue_text(self, request: Continuation, limits: Limits) -> FillResponse:
-        begin: list[Piece] = [Mark(self.profile.begin)] if self.profile.begin else []
-        return self.write_on([*begin, request.prompt], limits)
-
-    def write_on(self, pieces: Sequence[Piece], limits: Limits) -> FillResponse:
-        """What follows `pieces`, cut at the stop strings and by nothing else; of a long prompt the end is kept."""
-        started = time.monotonic()
-        ids = self._encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
-        text = _Text(self, b"", Stops("", "", limits.stop))
-
-        def until(tokens: list[int]) -> StopReason | None:
-            reason = text.until(tokens)
-            return reason if reason == "stop_string" else None
-
-        run = self._run(limits, until, None, never, b"", text, started)
-        usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
-        answer, kept = text.result(run)
-        return FillResponse(
-            text=answer,
-            confidence=_confidence(run.probabilities[:kept]),
-            stop_reason=_reason(run),
-            usage=usage,
-            model=self.name,
-        )
-
-    def count_tokens(self, text: str) -> int:
-        return len(self._encode([text]))
-
-
-def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -> list[Piece]:
-    """One turn in the family's chat form, with the maker's own default system message."""
-    if profile.chat == "chatml":
-        start, end = Mark("<|im_start|>"), Mark("<|im_end|>")
-        system = system or DEFAULT_SYSTEM.get(profile.name, DEFAULT_SYSTEM["qwen-coder"])
-        first: list[Piece] = [start, f"system\n{system}", end, "\n", start, f"user\n{user}", end, "\n", start]
-        return [*first, f"assistant\n{opening}"]
-    if profile.chat == "seed":
-        begin, stop = Mark("<[begin▁of▁sentence]>"), Mark("<[end▁of▁sentence]>")
-        system = system or DEFAULT_SYSTEM["seed-coder"]
-        return [
-            begin,
-            f"system\n{system}\n\n",
-            stop,
-            begin,
-            f"user\n{user}",
-            stop,
-            begin,
-            f"assistant\n{opening}",
-        ]
-    raise DiffcoderError("unsupported_model", "This model does not chat: leave --style at completion.")
-
-
-def load(name: str, adapter: str | None, threads: int | None) -> ChatGenerator:
-    """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
-    the autoregressive twin."""
-    if adapter == "base":
-        torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
-        loaded = dataclasses.replace(loading.load(name), adapter=None, draft_head=None)
-        return ChatGenerator(loaded)
-    generator = ChatGenerator.load(name, threads=threads, adapter=Path(adapter) if adapter else None)
-    assert isinstance(generator, ChatGenerator)
-    return generator

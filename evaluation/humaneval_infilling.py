@@ -32,6 +32,9 @@ class Infilling(Task):
         path = data_file(self.files[0], data, self.origin)
         return to_items(read_rows(path), path, key="task_id", needs=NEEDS)
 
+    def kin(self, item: Item) -> str:
+        return item.id.rsplit("/", 1)[0]  # the function
+
     def request(self, item: Item, style: Style) -> Request:
         limits = Budget(max_tokens=128, single_line=self.one_line)
         return FillRequest(
@@ -121,7 +124,7 @@ def multi_line(single: list[Item]) -> list[Item]:
 
 
 def with_length(task: type[Infilling]) -> type[Infilling]:
-    """The same task with the hole's true length given (see `evaluation.generation.budget`)."""
+    """The same task with the hole's true length given (see `evaluation.generation.complete`)."""
 
     class Known(task):  # type: ignore[misc,valid-type]
         name = f"{task.name}-length"

@@ -136,10 +136,14 @@ def results(runs: list[Shown]) -> Section:
             share, low, high = result.pass_at["1"]
             more = [f"pass@{k} {percent(v[0])}" for k, v in result.pass_at.items() if k != "1"]
             more += [f"{name} {value:.3g}" for name, value in result.measures.items()]
-            cost = (f"{result.tokens_per_forward:.2f}", f"{result.ms_per_token:.1f}")
+            cost = (
+                f"{result.tokens_per_forward:.2f}",
+                "" if result.ms_per_token is None else f"{result.ms_per_token:.1f}",
+                "" if result.seconds_per_answer is None else f"{result.seconds_per_answer:.2f}",
+            )
             interval = f"{percent(low)}-{percent(high)}"
             row = (title, run.label, percent(share), interval, str(result.problems), *cost)
-            rows.append(((*row, f"{result.seconds_per_answer:.2f}", ", ".join(more)), False))
+            rows.append(((*row, ", ".join(more)), False))
             data.append(plots.Bar(title, run.label, share, low, high))
         for theirs in published.of(task):
             empty = [""] * 5
@@ -280,7 +284,6 @@ def commands(runs: list[Shown]) -> Section:
             ("--seed", settings.seed or None),
         ):
             words += [] if value is None else [option, str(value)]
-        assert run.run.facts is not None
         facts = run.run.facts
         lines.append(
             f"{' '.join(words)}   # {facts.started}, diffcoder {facts.version}, {facts.threads} threads"

@@ -53,6 +53,9 @@ class RepositoryInfill(Task):
             raise DiffcoderError("data_damaged", f"{data} has no source files of 20 lines or more.")
         return found
 
+    def kin(self, item: Item) -> str:
+        return item.id.partition(":")[0]  # the file
+
     def request(self, item: Item, style: Style) -> Request:
         row = item.row
         limits = Budget(max_tokens=256, single_line=row["kind"] in ("line", "line end"))

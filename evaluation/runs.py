@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -58,8 +59,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Completion(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer of a model. `text` is as it came, `completion` as it is scored; ms are the model's,
-    `measures` what it says of the true text."""
+    """One answer of a model. `text` is as it came, `completion` as it is scored; `forwards` are those that wrote it,
+    the prompt's are not among them; ms are the model's, and say little of one answer where `batch` is above 1;
+    `measures` is what the model says of the true text."""
 
     task_id: str
     sample: int
@@ -72,6 +74,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     prefill_tokens: int
     stop_reason: str
     confidence: float
+    batch: int = 1
     measures: dict[str, float] = {}
 
 
@@ -120,27 +123,28 @@ def ranked(ids: Iterable[str]) -> list[str]:
 class Run:
     """A run's folder. Raises DiffcoderError where the disk refuses or the files are not of one run."""
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        self.facts: Facts | None = None
+    def __init__(self, folder: Path, facts: Facts):
+        self.folder, self.facts = folder, facts
+        self._adding = threading.Lock()
+
+    @property
+    def settings(self) -> Settings:
+        return self.facts.settings
 
     @classmethod
     def open(cls, folder: Path) -> Run:
-        run = cls(folder)
         try:
-            run.facts = msgspec.json.decode((folder / "run.json").read_bytes(), type=Facts)
+            return cls(folder, msgspec.json.decode((folder / "run.json").read_bytes(), type=Facts))
         except FileNotFoundError:
             raise DiffcoderError("no_run", f"There is no run in {folder}: it has no run.json.") from None
         except (msgspec.DecodeError, OSError) as error:
             raise DiffcoderError("bad_run", f"{folder}/run.json cannot be read ({error}).") from error
-        return run
 
     @classmethod
     def start(cls, folder: Path, facts: Facts, resume: bool) -> Run:
         """A new run, or the old one where `resume` is set and its settings are the same."""
         if (folder / "run.json").exists():
             old = cls.open(folder)
-            assert old.facts is not None
             if not resume:
                 raise DiffcoderError(
                     "run_exists",
@@ -151,14 +155,12 @@ class Run:
                     "run_differs", f"The run in {folder} has other settings: give another folder with --out."
                 )
             return old
-        run = cls(folder)
         with told():
             folder.mkdir(parents=True, exist_ok=True)
             temporary = folder / f".run.json.{os.getpid()}"
             temporary.write_bytes(msgspec.json.format(msgspec.json.encode(facts)) + b"\n")
             temporary.replace(folder / "run.json")
-        run.facts = facts
-        return run
+        return cls(folder, facts)
 
     def completions(self) -> dict[tuple[str, int], Completion]:
         found = self._read("completions.jsonl", Completion)
@@ -171,7 +173,7 @@ class Run:
     def add(self, line: Completion | Scored) -> None:
         name = "completions.jsonl" if isinstance(line, Completion) else "verdicts.jsonl"
         path = self.folder / name
-        with told():
+        with self._adding, told():
             torn = path.exists() and not ends_a_line(path)
             with path.open("ab") as file:
                 # a line that a crash tore must not swallow this one

@@ -12,9 +12,9 @@ from model.schema import DiffcoderError
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """Shares are 0..1. `pass_at` maps k to (estimate, low, high), 95 %. Cost is over all completions:
-    tokens a forward counts every forward, milliseconds a token leave the prefill out, seconds are the
-    model's."""
+    """Shares are 0..1. `pass_at` maps k to (estimate, low, high), 95 %. Tokens a forward are over all answers, reading
+    the prompts left out; so do milliseconds a token, which like the seconds (reading included) are the model's, over the
+    answers that were asked for one at a time, and None where there is none."""
 
     settings: Settings
     machine: str
@@ -24,9 +24,8 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens: int
     forwards: int
     tokens_per_forward: float
-    ms_per_token: float
-    seconds: float
-    seconds_per_answer: float
+    ms_per_token: float | None
+    seconds_per_answer: float | None
     stop_reasons: dict[str, int]
     failures: dict[str, int]
     measures: dict[str, float]
@@ -36,14 +35,15 @@ def of_run(run: Run) -> Summary:
     """Raises DiffcoderError for a run without verdicts."""
     verdicts = list(run.verdicts().values())
     answers = run.completions()
-    if run.facts is None or not verdicts:
+    if not verdicts:
         raise DiffcoderError(
             "empty_run", f"The run in {run.folder} has no verdicts yet: go on with --resume."
         )
     done = [answers[v.task_id, v.sample] for v in verdicts if (v.task_id, v.sample) in answers]
     tokens, forwards = sum(a.tokens for a in done), sum(a.forwards for a in done)
-    decoding = math.fsum(a.ms - a.prefill_ms for a in done)
-    seconds = math.fsum(a.ms for a in done) / 1000
+    alone = [a for a in done if a.batch == 1]
+    decoding = math.fsum(a.ms - a.prefill_ms for a in alone)
+    timed = sum(a.tokens for a in alone)
     return Summary(
         settings=run.facts.settings,
         machine=run.facts.machine,
@@ -53,9 +53,8 @@ def of_run(run: Run) -> Summary:
         tokens=tokens,
         forwards=forwards,
         tokens_per_forward=tokens / forwards if forwards else 0.0,
-        ms_per_token=decoding / tokens if tokens else 0.0,
-        seconds=seconds,
-        seconds_per_answer=seconds / len(done) if done else 0.0,
+        ms_per_token=decoding / timed if timed else None,
+        seconds_per_answer=math.fsum(a.ms for a in alone) / 1000 / len(alone) if alone else None,
         stop_reasons=counted(a.stop_reason for a in done),
         failures=counted(v.reason.split(":", 1)[0] for v in verdicts if not v.passed),
         measures=averages(verdicts, done),
@@ -114,9 +113,10 @@ def sentence(title: str, result: Summary) -> str:
         lines.append(f"{title}: pass@{k} {100 * share:.1f} % [{100 * low:.1f}, {100 * high:.1f}]")
     lines.append(
         f"  {result.problems} problems, {result.completions} answers; {result.tokens} tokens in "
-        f"{result.forwards} forwards ({result.tokens_per_forward:.2f} a forward), "
-        f"{result.ms_per_token:.1f} ms a token, {result.seconds_per_answer:.2f} s an answer"
+        f"{result.forwards} forwards ({result.tokens_per_forward:.2f} a forward)"
     )
+    if result.ms_per_token is not None:
+        lines[-1] += f", {result.ms_per_token:.1f} ms a token, {result.seconds_per_answer:.2f} s an answer"
     if result.measures:
         lines.append("  " + ", ".join(f"{name} {value:.3g}" for name, value in result.measures.items()))
     return "\n".join(lines)

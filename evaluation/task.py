@@ -89,6 +89,10 @@ class Task:
         """All problems, in the order of the file. Raises DiffcoderError for missing or damaged data."""
         raise NotImplementedError
 
+    def kin(self, item: Item) -> str:
+        """Problems that follow each other with the same one have prompts that begin alike."""
+        return item.id
+
     def request(self, item: Item, style: Style) -> Request:
         raise NotImplementedError
 

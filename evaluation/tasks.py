@@ -65,3 +65,12 @@ def find(name: str) -> list[Task]:
     close = get_close_matches(known, TASKS, 1)
     hint = f"did you mean {close[0]}?" if close else "`diffcoder eval list` names them all."
     raise DiffcoderError("unknown_task", f"There is no task {name!r}: {hint}")
+
+
+def one(name: str) -> Task:
+    """The task of that name, which must be one."""
+    found = find(name)
+    if len(found) > 1:
+        names = ", ".join(task.name for task in found)
+        raise DiffcoderError("unknown_task", f"{name} is several tasks: name one of {names}.")
+    return found[0]

@@ -1,0 +1,153 @@
+"""The engine's generator as benchmarks need it: chat, plain continuation, and the same numbers in every run.
+
+How many forwards a text takes depends on what a forward is said to cost and on what the engine has learnt of its
+drafts. Here the first is one fixed curve, the second begins anew with every request, and the prompt is read
+before the counting begins; so counts do not depend on the machine's load, on the order of the problems, on what is
+cached, or on the batch. `load` is the way to one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import msgspec
+import torch
+
+from evaluation.batch import Batch, SharedDecoder, SharedLinear
+from evaluation.task import Chat, Continuation
+from model import loading, sampler
+from model.decoder import KVCache
+from model.drafters import Beliefs, CostCurve, PromptLookup
+from model.generator import SPARE, Generator, _confidence, _reason, _Text, never
+from model.layout import Mark, Piece
+from model.loading import Loaded
+from model.profiles import Profile
+from model.sampler import Run
+from model.schema import DiffcoderError, FillResponse, Limits, StopReason, Usage
+from model.stops import Stops
+
+# Milliseconds of a forward by its rows: `default` on one thread of an AMD EPYC (Zen 3), processor time, best of
+# many. Only the curve's shape counts.
+REFERENCE_COST = {1: 64.0, 4: 66.0, 8: 88.0, 16: 152.0, 32: 290.0}
+
+# What the makers' chat templates say when a conversation brings no system message.
+DEFAULT_SYSTEM = {
+    "qwen-coder": "You are Qwen, created by Alibaba Cloud. You are a helpful assistant.",
+    "smollm": "You are a helpful AI assistant named SmolLM, trained by Hugging Face",
+    "seed-coder": (
+        "You are an AI programming assistant, utilizing the Seed-Coder model, developed by ByteDance Seed, "
+        "and you only answer questions related to computer science. For politically sensitive questions, "
+        "security and privacy issues, and other non-computer science questions, you will refuse to answer."
+    ),
+}
+
+
+class ChatGenerator(Generator):
+    """`Generator` with `chat`, `continue_text` and token counts; see above for what else differs."""
+
+    def __init__(self, loaded: Loaded):
+        super().__init__(loaded)
+        self.loaded = loaded
+
+    def _measure(self) -> CostCurve:
+        return CostCurve(REFERENCE_COST)
+
+    def members(self, count: int) -> tuple[Batch, list[ChatGenerator]]:
+        """Generators of the same model whose forwards are computed together, each for a thread of its own."""
+        batch = Batch(self.loaded.decoder)
+        decoder = SharedDecoder(self.loaded.decoder, batch)
+        head = self.loaded.draft_head and SharedLinear(self.loaded.draft_head, batch)
+        parts = dataclasses.replace(self.loaded, decoder=decoder, draft_head=head)
+        return batch, [ChatGenerator(parts) for _ in range(count)]
+
+    def _generate(
+        self,
+        ids: list[int],
+        run: Run,
+        limits: Limits,
+        lookup: PromptLookup,
+        started: float,
+        finish: Callable[[KVCache], None] | None = None,
+    ) -> Usage:
+        """As the engine does it, after the prompt was read: its forwards are not counted, its time is told apart."""
+        cache, cached = self._lend(ids)
+        new = len(ids) - cached
+        end = len(ids) - 1
+        end -= end % self.network.block if self.network.aligned else 0
+        reading = Run(max_tokens=1, ends=frozenset(), deadline=run.deadline)
+        sampler.prefill(self.network, cache, ids[cached:end], reading)
+        self._cache.give(cache, ids)
+        self._beliefs = Beliefs(self.cost)
+        usage = super()._generate(ids, run, limits, lookup, started, finish)
+        return msgspec.structs.replace(usage, prefill_tokens=new, cached_tokens=cached)
+
+    def chat(self, request: Chat, limits: Limits) -> FillResponse:
+        """The assistant's answer to one message, after the request's `opening`, which is given."""
+        pieces = chat_pieces(self.profile, request.user, request.system, request.opening)
+        return self.write_on(pieces, limits)
+
+    def continue_text(self, request: Continuation, limits: Limits) -> FillResponse:
+        begin: list[Piece] = [Mark(self.profile.begin)] if self.profile.begin else []
+        return self.write_on([*begin, request.prompt], limits)
+
+    def write_on(self, pieces: Sequence[Piece], limits: Limits) -> FillResponse:
+        """What follows `pieces`, cut at the stop strings and by nothing else; of a long prompt the end is kept."""
+        started = time.monotonic()
+        ids = self._encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
+        text = _Text(self, b"", Stops("", "", limits.stop))
+
+        def until(tokens: list[int]) -> StopReason | None:
+            reason = text.until(tokens)
+            return reason if reason == "stop_string" else None
+
+        run = self._run(limits, until, None, never, b"", text, started)
+        usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
+        answer, kept = text.result(run)
+        return FillResponse(
+            text=answer,
+            confidence=_confidence(run.probabilities[:kept]),
+            stop_reason=_reason(run),
+            usage=usage,
+            model=self.name,
+        )
+
+    def count_tokens(self, text: str) -> int:
+        return len(self._encode([text]))
+
+
+def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -> list[Piece]:
+    """One turn in the family's chat form, with the maker's own default system message."""
+    if profile.chat == "chatml":
+        start, end = Mark("<|im_start|>"), Mark("<|im_end|>")
+        system = system or DEFAULT_SYSTEM.get(profile.name, DEFAULT_SYSTEM["qwen-coder"])
+        first: list[Piece] = [start, f"system\n{system}", end, "\n", start, f"user\n{user}", end, "\n", start]
+        return [*first, f"assistant\n{opening}"]
+    if profile.chat == "seed":
+        begin, stop = Mark("<[begin▁of▁sentence]>"), Mark("<[end▁of▁sentence]>")
+        system = system or DEFAULT_SYSTEM["seed-coder"]
+        return [
+            begin,
+            f"system\n{system}\n\n",
+            stop,
+            begin,
+            f"user\n{user}",
+            stop,
+            begin,
+            f"assistant\n{opening}",
+        ]
+    raise DiffcoderError("unsupported_model", "This model does not chat: leave --style at completion.")
+
+
+@functools.lru_cache(1)
+def load(name: str, adapter: str | None, threads: int | None) -> ChatGenerator:
+    """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
+    the autoregressive twin. The last one stays in memory for whoever asks again."""
+    torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
+    if adapter == "base":
+        return ChatGenerator(dataclasses.replace(loading.load(name), adapter=None, draft_head=None))
+    return ChatGenerator(loading.load(name, adapter=Path(adapter) if adapter else None))
