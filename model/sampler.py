@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model import masks
 from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
-from model.drafters import Beliefs, CostCurve, PromptLookup, plan, worth
+from model.drafters import Beliefs, CostCurve, PromptLookup, calibrated, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
@@ -323,7 +323,8 @@ def verify(
         offer, chances, believed = [], [], beliefs.masks
         if accepted in step.after and step.masks:
             start = step.after.index(accepted) * step.masks
-            offer, chances = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
+            offer, probabilities = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
+            chances = calibrated(probabilities)
         if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):
             believed_found = beliefs.lookup.chances(len(found))
             if worth(believed_found) > worth(chances):
