@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.drafters import MOST_BLOCKS, Belief, Beliefs, CostCurve, Plan, PromptLookup, plan, worth
+from model.drafters import MOST_BLOCKS, OFFER, Belief, Beliefs, CostCurve, Plan, PromptLookup, plan, worth
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)  # few tokens, so that texts repeat
 CURVES = st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6).map(CostCurve)
@@ -69,7 +69,8 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
     for i in range(len(plan.drafts) + 1):
         last = i == len(plan.drafts)
         likely = sure if last else sure * (1 - chances[i])
-        total += likely * (1 + i + (worth(beliefs.masks.chances(plan.masks)) if i in plan.after else 0.0))
+        offered = OFFER * worth(beliefs.masks.chances(plan.masks))
+        total += likely * (1 + i + (offered if i in plan.after else 0.0))
         sure *= 1.0 if last else chances[i]
     return total - beliefs.pace * cost(rows + plan.rows)
 
