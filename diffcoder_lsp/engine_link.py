@@ -73,7 +73,7 @@ class EngineLink:
         self.last_error = ""
         self.model_missing = False
         self.fill_ms: float | None = None
-        self.tokens_per_second = self.tokens_per_forward = 0.0
+        self.tokens_per_second = self.tokens_per_forward = self.confidence = 0.0
         self.prompts: dict[str, FillRequest | EditRequest] = {}
         self.latest = Latest()
         self._client = client
@@ -103,12 +103,12 @@ class EngineLink:
         answer = await self._call(uri, request, self._client.fill(request, on_draft))
         took = answer.usage.ms
         self.fill_ms = took if self.fill_ms is None else 0.7 * self.fill_ms + 0.3 * took
-        self._measured(answer.usage)
+        self._measured(answer.usage, answer.confidence)
         return answer
 
     async def edit(self, uri: str, request: EditRequest, on_draft: OnDraft | None = None) -> EditResponse:
         answer = await self._call(uri, request, self._client.edit(request, on_draft))
-        self._measured(answer.usage)
+        self._measured(answer.usage, answer.confidence)
         return answer
 
     async def close(self) -> None:
@@ -162,10 +162,11 @@ class EngineLink:
             self.state = state
             self._on_change()
 
-    def _measured(self, usage: Usage) -> None:
+    def _measured(self, usage: Usage, confidence: float) -> None:
         seconds = max(usage.ms - usage.prefill_ms, 1) / 1000
         self.tokens_per_second = usage.tokens / seconds
         self.tokens_per_forward = usage.tokens / max(1, usage.forwards)
+        self.confidence = confidence
         self._on_change()
 
 

@@ -322,6 +322,7 @@ class StatusParams(msgspec.Struct, frozen=True, rename="camel"):
     message: str
     tokens_per_second: float
     tokens_per_forward: float
+    confidence: float
     suggestions: int
     reused: int
     last_error: str

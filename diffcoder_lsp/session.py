@@ -160,6 +160,7 @@ class Session:
             message=_WHY_NOT.get(self.silent, link.last_error if link.state == "failed" else ""),
             tokens_per_second=round(link.tokens_per_second, 1),
             tokens_per_forward=round(link.tokens_per_forward, 2),
+            confidence=round(link.confidence, 4),
             suggestions=self.suggestions,
             reused=self.reused,
             last_error=link.last_error,
