@@ -75,7 +75,7 @@ export class Editing implements Disposable {
     const instruction = typeof given === 'string' ? given : await this.askInstruction(editor, range);
     if (instruction === undefined) return;
     await this.remember(instruction);
-    await this.write(editor, `edit: ${instruction}`, 'diffcoder.edit', { range, instruction }, [range]);
+    await this.write(editor, `edit: ${instruction}`, 'diffcoder.edit', { range: plain(range), instruction }, [range]);
   }
 
   /** The markers and stubs of the document or of the selection, or several selections as they are. */

@@ -60,8 +60,8 @@ export class Reviews implements Disposable {
   private readonly added = window.createTextEditorDecorationType({
     isWholeLine: true,
     backgroundColor: new ThemeColor('diffEditor.insertedLineBackground'),
-    overviewRulerColor: new ThemeColor('diffEditorOverview.insertedForeground'),
-    overviewRulerLane: OverviewRulerLane.Full,
+    overviewRulerColor: new ThemeColor('editorGutter.addedBackground'),
+    overviewRulerLane: OverviewRulerLane.Left,
     rangeBehavior: DecorationRangeBehavior.ClosedClosed,
   });
   private readonly removed = window.createTextEditorDecorationType({});

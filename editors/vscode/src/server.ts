@@ -2,7 +2,7 @@
 import { CodeAction, EventEmitter, ProgressLocation, commands, env, window, workspace } from 'vscode';
 import type { Disposable, ExtensionContext, LogOutputChannel, Progress } from 'vscode';
 import { CloseAction, ErrorAction, LanguageClient, RevealOutputChannelOn } from 'vscode-languageclient/node';
-import type { LanguageClientOptions, Middleware, ProgressToken } from 'vscode-languageclient/node';
+import type { DynamicFeature, LanguageClientOptions, Middleware, ProgressToken, StaticFeature } from 'vscode-languageclient/node';
 import { reviewed } from './actions';
 import { findServer, settings, type Program } from './find';
 import { Problem, sentence, tell, type Button } from './messages';
@@ -12,6 +12,18 @@ import { draftChanged, statusChanged, statusRequest, type Draft, type Model, typ
 const SERVER_SETTINGS = ['enable', 'model', 'languages', 'files', 'inline', 'edit', 'context'];
 const MOST_RESTARTS = 3;
 const RESTART_WINDOW_MS = 120_000;
+
+/** The client without what we do ourselves: palette commands have our names, and messages our buttons. */
+class Client extends LanguageClient {
+  override registerFeature(feature: StaticFeature | DynamicFeature<unknown>): void {
+    if ('registrationType' in feature && feature.registrationType.method === 'workspace/executeCommand') return;
+    super.registerFeature(feature);
+  }
+
+  override error(message: string, data?: unknown): void {
+    super.error(message, data, false);
+  }
+}
 
 export class Server implements Disposable {
   private readonly statusEmitter = new EventEmitter<Status | undefined>();
@@ -159,7 +171,7 @@ export class Server implements Disposable {
       },
       initializationFailedHandler: () => false,
     };
-    return new LanguageClient('diffcoder', 'diffcoder', run, options);
+    return new Client('diffcoder', 'diffcoder', run, options);
   }
 
   /** What the server may know of the settings. Trust is the editor's to tell. */

@@ -1,0 +1,363 @@
+// Drives VS Code in a browser: keys in, what stands on the screen out. Each step prints a JSON line {step, found}: what
+// the editor showed and what the file on the disk held. What that has to be, test_vscode.py says.
+//
+//     node vscode.mjs '{"modules", "chromium", "address", "folder", "shots", "diffcoder", "home"}' [STEP...]
+import { execFileSync } from 'node:child_process';
+import fs from 'node:fs';
+import { createRequire } from 'node:module';
+import path from 'node:path';
+import { fileURLToPath } from 'node:url';
+
+const options = JSON.parse(process.argv[2]);
+const { chromium } = createRequire(path.join(options.modules, 'x'))('playwright-core');
+const SLOW = 240_000; // a busy machine loads a model for minutes
+
+/** A Code window with one file in front. */
+export class Window {
+  constructor(page) {
+    this.page = page;
+  }
+
+  async load(file) {
+    const remote = `vscode-remote://${new URL(options.address).host}${path.join(options.folder, file)}`;
+    const payload = encodeURIComponent(JSON.stringify([['openFile', remote]]));
+    await this.page.goto(`${options.address}/?folder=${encodeURIComponent(options.folder)}&payload=${payload}`, { waitUntil: 'domcontentloaded', timeout: SLOW });
+    await this.page.waitForSelector('.monaco-workbench', { timeout: SLOW });
+    await this.page.waitForSelector('.editor-instance .view-lines .view-line', { timeout: SLOW });
+  }
+
+  async reload() {
+    await this.page.reload();
+    await this.page.waitForSelector('.editor-instance .view-lines .view-line', { timeout: SLOW });
+  }
+
+  async keys(...keys) {
+    for (const key of keys) await this.page.keyboard.press(key);
+  }
+
+  type(text, delay = 30) {
+    return this.page.keyboard.type(text, { delay });
+  }
+
+  async command(title) {
+    await this.page.keyboard.press('F1');
+    await this.page.waitForSelector('.quick-input-widget:visible input');
+    await this.page.locator('.quick-input-widget input').first().fill(`>${title}`);
+    await this.page.locator('.quick-input-list .monaco-list-row', { hasText: title }).first().waitFor({ timeout: 15000 });
+    await this.page.keyboard.press('Enter');
+  }
+
+  /** Ready to work: the server runs, and the engine has been asked for nothing yet. */
+  async running() {
+    await this.status().locator('.codicon-sparkle').waitFor({ timeout: SLOW });
+  }
+
+  async openFile(file) {
+    await this.page.locator('.explorer-folders-view .monaco-list-row', { hasText: file }).dblclick();
+    await this.page.locator('.tab.active', { hasText: file }).waitFor({ timeout: SLOW });
+    await this.page.locator('.editor-group-container.active .view-lines .view-line').first().waitFor();
+  }
+
+  async select(first, last) {
+    await this.goTo(first);
+    for (let line = first; line <= last; line += 1) await this.keys('Shift+ArrowDown');
+  }
+
+  async say(instruction) {
+    await this.keys('Control+i');
+    await this.page.waitForSelector('.quick-input-widget:visible input');
+    await this.type(instruction, 5);
+    await this.page.locator('.quick-input-list .monaco-list-row', { hasText: instruction }).first().waitFor();
+    await this.keys('Enter');
+  }
+
+  async choose(text) {
+    const row = this.page.locator('.quick-input-list .monaco-list-row', { hasText: text }).first();
+    await row.waitFor({ timeout: SLOW });
+    await row.click();
+  }
+
+  /** What drafts show: the text of pseudo elements, which is all that a decoration can bring. */
+  drafts() {
+    return this.page.evaluate(() =>
+      [...document.querySelectorAll('.view-line span span')]
+        .flatMap((node) => ['::before', '::after'].map((which) => getComputedStyle(node, which).content))
+        .filter((text) => text !== 'none' && text !== 'normal' && text.length > 3)
+        .map((text) => text.slice(1, -1)),
+    );
+  }
+
+  /** Wait for the lenses of a review; the drafts that were seen meanwhile. */
+  async reviewed() {
+    const seen = new Set();
+    const end = Date.now() + SLOW;
+    while (Date.now() < end && !(await this.lens('Accept').count())) {
+      for (const draft of await this.drafts()) seen.add(draft);
+      const said = await this.messages();
+      if (said.length) throw new Error(said.join(' | '));
+      await this.page.waitForTimeout(60);
+    }
+    return [...seen];
+  }
+
+  async goTo(line, column = 1) {
+    await this.page.keyboard.press('Control+g');
+    await this.page.waitForSelector('.quick-input-widget:visible input');
+    await this.page.locator('.quick-input-widget input').first().fill(`:${line}:${column}`);
+    await this.page.keyboard.press('Enter');
+    await this.page.waitForTimeout(200);
+  }
+
+  /** The document as it stands on the disk after a save. */
+  async saved(file) {
+    await this.page.keyboard.press('Control+s');
+    await this.page.waitForFunction(() => !document.querySelector('.tab.active.dirty'), null, { timeout: 10000 });
+    return fs.readFileSync(path.join(options.folder, file), 'utf8');
+  }
+
+  ghost() {
+    return this.page.evaluate(() =>
+      [...document.querySelectorAll('[class*=ghost-text]')]
+        .filter((node) => !node.querySelector('[class*=ghost-text]'))
+        .map((node) => node.textContent)
+        .join('\n')
+        .replace(/\u00a0/g, ' ')
+        .trim(),
+    );
+  }
+
+  async waitForGhost() {
+    const end = Date.now() + SLOW;
+    while (Date.now() < end) {
+      const text = await this.ghost();
+      if (text) return text;
+      await this.page.waitForTimeout(100);
+    }
+    return '';
+  }
+
+  lens(title) {
+    return this.page.locator('.codelens-decoration a', { hasText: title });
+  }
+
+  status() {
+    return this.page.locator('.statusbar-item[id="diffcoder.diffcoder.diffcoder"]');
+  }
+
+  /** The messages on the screen. */
+  messages() {
+    return this.page.locator('.notification-toast .notification-list-item-message').allInnerTexts();
+  }
+
+  async waitForMessage(text) {
+    const toast = this.page.locator('.notification-toast', { hasText: text });
+    await toast.waitFor({ timeout: SLOW });
+    return {
+      text: (await toast.locator('.notification-list-item-message').innerText()).trim(),
+      buttons: await toast.locator('.notification-list-item-buttons-container .monaco-button').allInnerTexts(),
+    };
+  }
+
+  press(text, button) {
+    const toast = this.page.locator('.notification-toast', { hasText: text });
+    return toast.locator('.monaco-button', { hasText: button }).click();
+  }
+
+  shot(name) {
+    return this.page.screenshot({ path: path.join(options.shots, `${name}.png`) });
+  }
+}
+
+function onDisk(file) {
+  return fs.readFileSync(path.join(options.folder, file), 'utf8');
+}
+
+function engines() {
+  const said = execFileSync(options.diffcoder, ['engine', 'status', '--json'], {
+    env: { ...process.env, DIFFCODER_HOME: options.home },
+  });
+  return JSON.parse(said);
+}
+
+function setSetting(name, value) {
+  const file = path.join(options.data, 'User', 'settings.json');
+  const all = JSON.parse(fs.readFileSync(file, 'utf8'));
+  if (value === undefined) delete all[name];
+  else all[name] = value;
+  fs.writeFileSync(file, JSON.stringify(all));
+}
+
+const STEPS = {
+  async ghost(w) {
+    await w.openFile('ghost.py');
+    await w.keys('Control+End');
+    await w.type('def double(x):\n    return ');
+    const shown = await w.waitForGhost();
+    await w.shot('ghost');
+    await w.keys('Control+ArrowRight');
+    await w.page.waitForTimeout(500);
+    const word = await w.saved('ghost.py');
+    await w.waitForGhost();
+    await w.keys('Tab');
+    return { shown, word, all: await w.saved('ghost.py') };
+  },
+
+  async edit(w) {
+    await w.openFile('prices.py');
+    const before = onDisk('prices.py');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    const drafts = await w.reviewed();
+    await w.lens('Change 2 of 2').waitFor({ timeout: SLOW });
+    const made = await w.saved('prices.py');
+    await w.shot('review');
+    await w.keys('Alt+Enter');
+    await w.lens('Change 1').waitFor({ state: 'detached' });
+    await w.keys('Alt+Backspace');
+    await w.lens('Accept').waitFor({ state: 'detached' });
+    const decided = await w.saved('prices.py');
+    await w.keys('Control+z');
+    return { before, drafts, made, decided, undone: await w.saved('prices.py') };
+  },
+
+  async gaps(w) {
+    await w.openFile('gaps.py');
+    await w.keys('Control+Alt+g');
+    const drafts = await w.reviewed();
+    const lenses = await w.page.locator('.codelens-decoration a').allInnerTexts();
+    await w.shot('gaps');
+    await w.keys('Shift+Alt+Enter');
+    await w.lens('Accept').waitFor({ state: 'detached' });
+    const filled = await w.saved('gaps.py');
+    await w.keys('Control+z');
+    return { drafts, lenses, filled, undone: await w.saved('gaps.py') };
+  },
+
+  async fix(w) {
+    await w.openFile('colours.json');
+    await w.page.locator('.squiggly-error').first().waitFor({ timeout: SLOW });
+    await w.keys('F8');
+    await w.keys('Escape');
+    await w.keys('Control+.');
+    const offer = w.page.locator('.action-widget .monaco-list-row', { hasText: 'diffcoder: fix' }).first();
+    await offer.waitFor({ timeout: SLOW });
+    const offered = await offer.innerText();
+    await w.shot('fix');
+    await offer.click();
+    await w.reviewed();
+    await w.keys('Shift+Alt+Enter');
+    return { offered, fixed: await w.saved('colours.json') };
+  },
+
+  async prompt(w) {
+    await w.command('diffcoder: Show Prompt');
+    await w.page.locator('.tab.active', { hasText: 'Untitled' }).waitFor({ timeout: SLOW });
+    await w.page.waitForTimeout(500);
+    const text = await w.page.locator('.editor-group-container.active .view-lines').innerText();
+    await w.keys('Control+F4');
+    return { text: text.replace(/\u00a0/g, ' ') };
+  },
+
+  async kill(w) {
+    const [before] = engines();
+    process.kill(before.pid, 'SIGKILL');
+    await w.openFile('ghost.py');
+    await w.keys('Control+End');
+    await w.type('\n\ndef triple(x):\n    return ');
+    const shown = await w.waitForGhost();
+    const [after] = engines();
+    await w.keys('Tab');
+    return { before: before.pid, after: after.pid, shown, messages: await w.messages(), text: await w.saved('ghost.py') };
+  },
+
+  async reload(w) {
+    await w.openFile('prices.py');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    await w.reviewed();
+    const made = await w.saved('prices.py');
+    await w.reload();
+    await w.lens('Change 2 of 2').waitFor({ timeout: SLOW });
+    await w.running();
+    await w.lens('Reject').first().click();
+    await w.lens('Change').waitFor({ state: 'detached' });
+    const one = await w.saved('prices.py');
+    await w.lens('Reject').first().click();
+    await w.lens('Accept').waitFor({ state: 'detached' });
+    return { made, one, all: await w.saved('prices.py') };
+  },
+
+  async pull(w) {
+    await w.command('diffcoder: Choose Model');
+    const row = w.page.locator('.quick-input-list .monaco-list-row', { hasText: 'tiny' }).first();
+    await row.waitFor({ timeout: SLOW });
+    const offered = await row.innerText();
+    await w.shot('models');
+    await row.click();
+    const dialog = w.page.locator('.monaco-dialog-box');
+    await dialog.waitFor({ timeout: SLOW });
+    const asked = await dialog.innerText();
+    await dialog.locator('.monaco-button', { hasText: 'Download' }).click();
+    const bar = w.page.locator('.notification-toast', { hasText: 'Downloading tiny' });
+    await bar.waitFor({ timeout: SLOW });
+    const cancel = await bar.locator('.monaco-button', { hasText: 'Cancel' }).count();
+    const seen = new Set();
+    while (await bar.count()) {
+      seen.add((await bar.innerText({ timeout: 1000 }).catch(() => '')).replace(/\s+/g, ' '));
+      await w.page.waitForTimeout(50);
+    }
+    await w.status().filter({ hasText: 'tiny' }).waitFor({ timeout: SLOW });
+    setSetting('diffcoder.model', undefined);
+    await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
+    return { offered, asked, cancel, seen: [...seen], here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
+  },
+
+  async statistics(w) {
+    await w.command('diffcoder: Show Statistics');
+    const frame = w.page.frameLocator('iframe.webview.ready').frameLocator('iframe');
+    await frame.locator('table').waitFor({ timeout: SLOW });
+    const text = await frame.locator('table').innerText();
+    await w.shot('statistics');
+    await w.keys('Control+F4');
+    return { text };
+  },
+
+  async noServer(w) {
+    setSetting('diffcoder.server.path', '/nowhere/diffcoder');
+    const message = await w.waitForMessage('/nowhere/diffcoder');
+    const entry = await w.status().getAttribute('aria-label');
+    await w.press('/nowhere/diffcoder', 'Use Another');
+    await w.running();
+    return { ...message, entry };
+  },
+
+  async readOnly(w) {
+    await w.openFile('locked.py');
+    await w.select(1, 2);
+    await w.say('Add a docstring');
+    const message = await w.waitForMessage('read-only');
+    return { ...message, text: onDisk('locked.py') };
+  },
+};
+
+async function main(names) {
+  const browser = await chromium.launch({ executablePath: options.chromium, args: ['--no-sandbox', '--disable-gpu'] });
+  const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
+  page.setDefaultTimeout(60_000);
+  const w = new Window(page);
+  await w.load('ghost.py');
+  await w.running();
+  for (const step of names.length ? names : Object.keys(STEPS)) {
+    try {
+      console.log(JSON.stringify({ step, found: await STEPS[step](w) }));
+    } catch (error) {
+      await w.shot(`failed-${step}`);
+      console.log(JSON.stringify({ step, error: `${error.message} ${await w.messages()}` }));
+      await page.keyboard.press('Escape');
+    }
+  }
+  await browser.close();
+}
+
+export { STEPS };
+if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(3));
