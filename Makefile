@@ -52,6 +52,10 @@ lint: $(VENV)/.installed-dev ## Check style, format and types
 bench: $(VENV)/.installed-bench model ## Measure speed and memory against llama.cpp and transformers
 	@$(BIN)/python -P -m benchmarks.bench
 
+eval: $(VENV)/.installed-dev model ## Run the benchmarks of evaluation/campaign.toml (hours; go on by running it again) and write docs/report
+	@nice -n 10 $(BIN)/diffcoder eval campaign; status=$$?; \
+	  [ $$status -eq 130 ] || $(BIN)/diffcoder eval report --out docs/report/evaluation; exit $$status
+
 faults: $(VENV)/.installed-dev model ## Break things on purpose: kills, cancels, corrupt models, torn downloads
 	@$(BIN)/python -P -m benchmarks.faults
 

@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -22,14 +23,14 @@ import msgspec
 import platformdirs
 
 from evaluation import statistics, tasks
-from evaluation.runs import Facts, Run, Scored, Settings, chosen
+from evaluation.runs import Facts, Run, Scored, Settings, chosen, digest
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_all
 from evaluation.task import Item, Style, Task
 from model.schema import DiffcoderError
 
 RULES = ("sequential", "confidence", "entropy_bound", "top_k")
-COMMANDS = ("list", "self-check", "score", "compare", "report")
+COMMANDS = ("list", "self-check", "score", "compare", "campaign", "report")
 EXAMPLES = """\
 examples:
   diffcoder eval list                                          every task, and whether its data is here
@@ -38,6 +39,7 @@ examples:
   diffcoder eval score humaneval --samples completions.jsonl   verdicts on completions made elsewhere
   diffcoder eval self-check                                    canonical solutions pass, known-bad ones fail
   diffcoder eval compare RUN RUN                               two runs, problem by problem
+  diffcoder eval campaign                                      the published runs, made or gone on with
   diffcoder eval report RUNS... --out report                   HTML page and Markdown table
 """
 
@@ -94,6 +96,14 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     made.add_argument("first", type=Path)
     made.add_argument("second", type=Path)
     made.add_argument("--json", action="store_true")
+
+    made = command("campaign", run_campaign, "many runs one after the other, resumed where they stopped")
+    made.add_argument("file", nargs="?", type=Path, help="a list of runs (default: the one that ships)")
+    made.add_argument(
+        "--limit", type=positive, metavar="N", help="only N problems of every run, to try it out"
+    )
+    made.add_argument("--threads", type=positive, metavar="N", help="for the model")
+    made.add_argument("--list", action="store_true", help="show the runs and make none")
 
     made = command("report", report, "a self-contained HTML page and a Markdown table from runs")
     made.add_argument("runs", nargs="*", type=Path, metavar="RUN", help="run folders, or folders of them")
@@ -308,9 +318,15 @@ def sample_lines(source: str, items: dict[str, Item]) -> Iterator[Answer | str]:
 
 
 def run_task(options: argparse.Namespace) -> int:
-    status = 0
-    for task in tasks.find(options.task):
+    status, found = 0, tasks.find(options.task)
+    for task in found:
+        problem = task.unavailable()
+        if problem and len(found) > 1:
+            print(f"skip  {task.name}: {problem}", file=sys.stderr, flush=True)
+            continue
         status = max(status, run_one(task, options))
+        if status == 130:
+            break
     return status
 
 
@@ -326,8 +342,23 @@ def run_one(task: Task, options: argparse.Namespace) -> int:
         raise DiffcoderError(
             "bad_samples", "Several samples need a --temperature above 0: greedy ones are all equal."
         )
-    everything = {item.id: item for item in task.items(options.data) if not task.missing(item)}
+    everything: dict[str, Item] = {}
+    left_out: Counter[str] = Counter()
+    for item in task.items(options.data):
+        reason = task.missing(item)
+        if reason:
+            left_out[reason] += 1
+        else:
+            everything[item.id] = item
+    if left_out:
+        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common())
+        print(f"skip  {left_out.total()} problems of {task.name}: {reasons[:300]}", file=sys.stderr)
+    if not everything:
+        raise DiffcoderError(
+            "unavailable", f"No problem of {task.name} can be scored here: {'; '.join(left_out)}."
+        )
     names = chosen(everything, options.limit)
+    items = [everything[name] for name in names]
     wanted = variants(task, options)
     sandbox = Sandbox.find(options.unsafe)  # refuse before hours of work, not after
     runs = []
@@ -341,9 +372,9 @@ def run_one(task: Task, options: argparse.Namespace) -> int:
             threads=options.threads or len(os.sched_getaffinity(0)),
             started=datetime.now(UTC).isoformat(timespec="seconds"),
             items=len(names),
+            data=digest(items),
         )
         runs.append(Run.start(folder, facts, options.resume))
-    items = [everything[name] for name in names]
     try:
         if options.answers_of:
             for run in runs:
@@ -469,6 +500,24 @@ def compare(options: argparse.Namespace) -> int:
         f"problems), McNemar p = {result['p']:.3g}"
     )
     return 0
+
+
+def run_campaign(options: argparse.Namespace) -> int:
+    from evaluation import campaign
+
+    plan = campaign.read(options.file or campaign.OURS)
+    further = [
+        word
+        for name, value in (("--limit", options.limit), ("--threads", options.threads))
+        if value is not None
+        for word in (name, str(value))
+    ]
+    if options.list:
+        for entry in plan.run:
+            print(f"{entry.minutes:5g} min  {entry.command}")
+        print(f"{sum(entry.minutes for entry in plan.run):5g} min in all, of one core")
+        return 0
+    return campaign.execute(plan, main, further)
 
 
 def report(options: argparse.Namespace) -> int:

@@ -123,7 +123,12 @@ def complete(
     model: ChatGenerator, task: Task, item: Item, settings: Settings, sample: int, batch: int = 1
 ) -> Completion:
     style: Style = "chat" if settings.style == "chat" else "completion"
-    request = task.request(item, style)
+    try:
+        request = task.request(item, style)
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        raise DiffcoderError(
+            "data_damaged", f"{item.id} of {task.name} makes no sense ({error}): is it the published data?"
+        ) from error
     if getattr(task, "true_length", False) and isinstance(request, FillRequest):
         length = max(1, model.count_tokens(item.row["canonical_solution"]))
         request = msgspec.structs.replace(

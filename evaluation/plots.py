@@ -48,36 +48,38 @@ def svg(drawn: Any) -> str:
 
 
 def bars(data: Sequence[Bar], title: str) -> str:
-    """Grouped bars in percent with their intervals; published figures hatched."""
+    """Bars in percent with their intervals, one below the other by group; published figures hatched."""
     groups = list(dict.fromkeys(bar.group for bar in data))
-    labels = list(dict.fromkeys(bar.label for bar in data))
-    drawn, axes = figure(max(6.0, 1.0 + 0.5 * len(data)), 4.2)
+    labels = list(dict.fromkeys(bar.label for bar in data if not bar.theirs))
     shade = {label: f"C{i % 10}" for i, label in enumerate(labels)}
-    place, ticks, named = 0.0, [], set()
+    drawn, axes = figure(9.0, 0.8 + 0.2 * (len(data) + len(groups)))
+    place, ticks, names = 0.0, [], []
     for group in groups:
-        mine = [bar for bar in data if bar.group == group]
-        ticks.append(place + (len(mine) - 1) / 2)
-        for bar in mine:
+        names.append(group)
+        ticks.append(place)
+        for bar in (bar for bar in data if bar.group == group):
+            place += 1
             error = [[100 * (bar.value - bar.low)], [100 * (bar.high - bar.value)]]
-            axes.bar(
+            axes.barh(
                 place,
                 100 * bar.value,
                 color="white" if bar.theirs else shade[bar.label],
-                edgecolor=shade[bar.label],
+                edgecolor="#888" if bar.theirs else shade[bar.label],
                 hatch="///" if bar.theirs else None,
-                yerr=None if bar.theirs else error,
+                xerr=None if bar.theirs else error,
                 ecolor="#444",
                 capsize=2,
-                label=bar.label + (" (theirs)" if bar.theirs else "") if bar.label not in named else None,
             )
-            named.add(bar.label)
-            place += 1
-        place += 0.8
-    axes.set_xticks(ticks, groups, rotation=20, ha="right")
-    axes.set_ylim(0, 100)
-    axes.set_ylabel("passed, %")
+            names.append(f"{bar.label} (theirs)" if bar.theirs else bar.label)
+            ticks.append(place)
+        place += 1.4
+    axes.set_yticks(ticks, names, fontsize=7)
+    for tick, name in zip(axes.get_yticklabels(), names, strict=True):
+        tick.set_fontweight("bold" if name in groups else "normal")
+    axes.set_ylim(place, -1)
+    axes.set_xlim(0, 100)
+    axes.set_xlabel("passed, %")
     axes.set_title(title, loc="left")
-    axes.legend(fontsize=7, ncols=2)
     return svg(drawn)
 
 

@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
+from typing import NamedTuple
 
 from evaluation import plots, published, quiet, statistics, summary
 from evaluation.runs import Run, told
@@ -36,11 +37,22 @@ class Shown:
     def __init__(self, run: Run):
         self.run = run
         self.summary: Summary = summary.of_run(run)
-        self.task = self.summary.settings.task
-        self.label = self.summary.settings.label()
+        self.settings = self.summary.settings
+        self.task = self.settings.task
+        self.label = self.settings.label()
         self.shares = summary.shares(run)
         self.answers = run.completions()
         self.verdicts = run.verdicts()
+
+    @property
+    def autoregressive(self) -> bool:
+        """Whether the text is that of the autoregressive model, verified or written by it alone."""
+        return self.settings.verify != "none"
+
+    @property
+    def swept(self) -> bool:
+        """One of many that try a rule and its thresholds: in tables, and in one plot of its own."""
+        return self.settings.rule is not None
 
     @property
     def title(self) -> str:
@@ -66,35 +78,51 @@ def find_runs(places: Iterable[Path]) -> list[Shown]:
 
 
 def write(places: Sequence[Path], out: Path) -> list[Path]:
-    """NAME.html and NAME.md; the paths."""
+    """NAME.html with its plots inside, NAME.md with them beside it (NAME-1.svg and so on); the paths."""
     runs = find_runs(places)
     sections = [make(runs) for make in SECTIONS]
-    page = [f"<h2>{title}</h2>\n{body}" for title, body, _ in sections if body]
     machines = "; ".join(sorted({run.summary.machine for run in runs}))
     intro = (
         "Shares are pass@1 with 95 % intervals (Wilson for one sample a problem, bootstrap over problems otherwise). "
         f"Measured on: {machines}. How each benchmark is scored, and what differs from its own harness, is in "
         "evaluation.md."
     )
+    page, parts = [], []
+    pictures: dict[Path, str] = {}
+    for section in filter(lambda section: section.body, sections):
+        shown = "".join(f"<figure>{chart}</figure>" for chart in section.charts)
+        page.append(f"<h2>{section.title}</h2>\n{section.body}{shown}")
+        part = f"## {section.title}\n\n{section.plain}"
+        for chart in section.charts:
+            picture = f"{out.name}-{len(pictures) + 1}.svg"
+            pictures[out.with_name(picture)] = chart
+            part += f"\n\n![{section.title}]({picture})"
+        parts.append(part)
     text = (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width">\n'
         f"<title>diffcoder: evaluation</title>\n<style>{STYLE}</style>\n<h1>diffcoder: evaluation</h1>\n"
         f"<p>{html.escape(intro)}</p>\n" + "\n".join(page) + "\n</html>\n"
     )
-    parts = [f"## {title}\n\n{markdown}" for title, _, markdown in sections if markdown]
     plain = f"# diffcoder: evaluation\n\n{intro}\n\n" + "\n\n".join(parts) + "\n"
-    written = [out.with_name(out.name + ".html"), out.with_name(out.name + ".md")]
+    files = {out.with_name(out.name + ".html"): text, out.with_name(out.name + ".md"): plain, **pictures}
     with told():
         out.parent.mkdir(parents=True, exist_ok=True)
-        for path, content in zip(written, (text, plain), strict=True):
+        for path, content in files.items():
             path.write_text(content, encoding="utf-8")
-    return written
+    return list(files)
 
 
 # --- sections: title, HTML, Markdown -----------------------------------------------------------------------
 
-Section = tuple[str, str, str]
+
+class Section(NamedTuple):
+    """`body` is HTML, `plain` Markdown; `charts` are SVG texts that stand behind both."""
+
+    title: str
+    body: str = ""
+    plain: str = ""
+    charts: tuple[str, ...] = ()
 
 
 def percent(value: float) -> str:
@@ -144,15 +172,26 @@ def results(runs: list[Shown]) -> Section:
             interval = f"{percent(low)}-{percent(high)}"
             row = (title, run.label, percent(share), interval, str(result.problems), *cost)
             rows.append(((*row, ", ".join(more)), False))
-            data.append(plots.Bar(title, run.label, share, low, high))
+            if not run.swept:
+                data.append(plots.Bar(title, run.label, share, low, high))
         for theirs in published.of(task):
             empty = [""] * 5
             cells = (title, theirs.model, f"{theirs.figure:.1f}", *empty, f"theirs: {theirs.source}")
             rows.append((cells, True))
             data.append(plots.Bar(title, theirs.model, theirs.figure / 100, 0, 0, True))
     body, marks = table(head, rows)
-    chart = plots.bars(data, "Passed, ours and (hatched) published by others")
-    return "Results", f"{body}<figure>{chart}</figure>", marks
+    charts = (plots.bars(data, "Passed, ours and (hatched) published by others"),) if data else ()
+    return Section("Results", body, marks, charts)
+
+
+def comparable(first: Shown, second: Shown) -> bool:
+    """Runs that say something about each other: an autoregressive one and another of the same model, or two models."""
+    a, b = first.settings, second.settings
+    if (a.task, a.style, a.temperature, a.max_tokens) != (b.task, b.style, b.temperature, b.max_tokens):
+        return False
+    if a.model != b.model:
+        return first.autoregressive and second.autoregressive
+    return first.autoregressive or second.autoregressive
 
 
 def pairs(runs: list[Shown]) -> Section:
@@ -161,6 +200,8 @@ def pairs(runs: list[Shown]) -> Section:
         "task",
         "first",
         "second",
+        "problems",
+        "same text",
         "both",
         "only first",
         "only second",
@@ -169,44 +210,57 @@ def pairs(runs: list[Shown]) -> Section:
         "McNemar p",
     )
     rows: list[tuple[Sequence[str], bool]] = []
-    for first, second in combinations(runs, 2):
-        if first.task != second.task:
+    for one, other in combinations(runs, 2):
+        if not comparable(one, other):
             continue
+        first, second = (one, other) if one.autoregressive else (other, one)
         found = statistics.paired(first.shares, second.shares)
         if not found["problems"]:
             continue
+        shared = first.answers.keys() & second.answers.keys()
+        same = sum(first.answers[key].completion == second.answers[key].completion for key in shared)
         counts = [f"{found[name]:.0f}" for name in ("both", "only_first", "only_second")]
         interval = f"{100 * found['low']:+.1f} to {100 * found['high']:+.1f}"
-        row = (first.title, first.label, second.label, *counts, f"{100 * found['difference']:+.1f}", interval)
-        rows.append(((*row, f"{found['p']:.3g}"), False))
+        sizes = (f"{found['problems']:.0f}", f"{same} of {len(shared)}")
+        row = (first.title, first.label, second.label, *sizes, *counts)
+        rows.append(((*row, f"{100 * found['difference']:+.1f}", interval, f"{found['p']:.3g}"), False))
     if not rows:
-        return "Problem by problem", "", ""
+        return Section("Problem by problem")
     body, marks = table(head, rows)
     note = (
         "Difference is second minus first over the problems both ran; interval by bootstrap, p-value by McNemar's "
-        "exact test. Diffusion against its autoregressive twin is the pair that differs in verify only."
+        "exact test. verify-ar and adapter-base are the autoregressive model with drafts and without: their texts are "
+        "the same, counted here. verify-none beside them is diffusion against its autoregressive twin."
     )
-    return "Problem by problem", f"<p>{note}</p>{body}", f"{note}\n\n{marks}"
+    return Section("Problem by problem", f"<p>{note}</p>{body}", f"{note}\n\n{marks}")
 
 
 def speed(runs: list[Shown]) -> Section:
-    """Quality against tokens a forward: a point a run, a line a task and model."""
-    series: dict[str, list[tuple[float, float, str]]] = {}
-    for run in runs:
-        if run.summary.forwards:
-            settings = run.summary.settings
-            bare = settings.label().replace(settings.model.replace("/", "_"), "", 1).strip("-")
-            point = (run.summary.tokens_per_forward, 100 * run.summary.pass_at["1"][0], bare)
-            series.setdefault(f"{run.task}, {settings.model}", []).append(point)
-    if not series:
-        return "Quality against speed", "", ""
-    areas = {name: statistics.area_under([p[:2] for p in points]) for name, points in series.items()}
-    rows = [((name, str(len(series[name])), f"{area:.1f}"), False) for name, area in areas.items()]
-    body, marks = table(("task, model", "runs", "area: mean % over the span of tokens a forward"), rows)
-    chart = plots.lines(
-        series, "Quality against speed", "tokens a forward, every forward counted", "passed, %"
-    )
-    return "Quality against speed", f"{body}<figure>{chart}</figure>", marks
+    """Quality against tokens a forward: a point a run, a line a rule of pure diffusion over its thresholds."""
+    rules: dict[tuple[str, str], list[tuple[float, float, str]]] = {}
+    for run in (run for run in runs if run.summary.forwards and not run.settings.temperature):
+        settings = run.settings
+        across = run.summary.tokens_per_forward
+        group = f"{run.title}, {settings.model}" + (f", {settings.limit} problems" if settings.limit else "")
+        rule = settings.rule or (f"verify {settings.verify}" if settings.verify else "model's own")
+        rule = "autoregressive" if settings.adapter == "base" else rule
+        bar = "" if settings.threshold is None else f"{settings.threshold:g}"
+        rules.setdefault((group, rule), []).append((across, 100 * run.summary.pass_at["1"][0], bar))
+    if not rules:
+        return Section("Quality against speed")
+    rows: list[tuple[Sequence[str], bool]] = []
+    for (group, rule), points in rules.items():
+        span = f"{min(points)[0]:.2f}-{max(points)[0]:.2f}" if len(points) > 1 else f"{points[0][0]:.2f}"
+        area = f"{statistics.area_under([p[:2] for p in points]):.1f}"
+        rows.append(((group, rule, str(len(points)), span, area), False))
+    head = ("task, model", "rule", "runs", "tokens a forward", "area under the curve, mean % over its span")
+    body, marks = table(head, rows)
+    charts = []
+    for group in dict.fromkeys(group for group, _ in rules):
+        series = {rule: points for (name, rule), points in rules.items() if name == group}
+        if any(len(points) > 1 for points in series.values()):
+            charts.append(plots.lines(series, group, "tokens a forward, the prompt's left out", "passed, %"))
+    return Section("Quality against speed", body, marks, tuple(charts))
 
 
 def lengths(runs: list[Shown]) -> Section:
@@ -215,7 +269,7 @@ def lengths(runs: list[Shown]) -> Section:
     rows: list[tuple[Sequence[str], bool]] = []
     for run in runs:
         lines = [v for v in run.verdicts.values() if "gap_characters" in v.measures]
-        if not lines:
+        if not lines or run.swept:
             continue
         cells = []
         for low, high in LENGTHS:
@@ -228,11 +282,11 @@ def lengths(runs: list[Shown]) -> Section:
                 series.setdefault(f"{run.task}, {run.label}", []).append(point)
         rows.append(((run.title, run.label, *cells), False))
     if not rows:
-        return "By length of the gap", "", ""
+        return Section("By length of the gap")
     names = [f"{low}-{high - 1} characters" if high < 10**9 else f"{low} and more" for low, high in LENGTHS]
     body, marks = table(("task", "run", *names), rows)
     chart = plots.lines(series, "By length of the gap", "characters, mean of each class", "passed, %")
-    return "By length of the gap", f"{body}<figure>{chart}</figure>", marks
+    return Section("By length of the gap", body, marks, (chart,))
 
 
 def restraint(runs: list[Shown]) -> Section:
@@ -242,7 +296,7 @@ def restraint(runs: list[Shown]) -> Section:
     for run in runs:
         known = [(a.confidence, run.verdicts[k].passed) for k, a in run.answers.items() if k in run.verdicts]
         separation = quiet.separation(known)
-        if math.isnan(separation) or len(known) < 20:
+        if run.swept or math.isnan(separation) or len(known) < 20:
             continue
         cells = []
         for most in (0.5, 0.25, 0.1):
@@ -252,7 +306,7 @@ def restraint(runs: list[Shown]) -> Section:
         curve = [(100 * p.right_withheld, 100 * p.wrong_shown, "") for p in quiet.curve(known)]
         series[f"{run.task}, {run.label}"] = curve
     if not rows:
-        return "When to stay quiet", "", ""
+        return Section("When to stay quiet")
     head = ("task", "run", "separation", "shown % where half are wrong", "a quarter wrong", "a tenth wrong")
     body, marks = table(head, rows)
     note = (
@@ -262,7 +316,7 @@ def restraint(runs: list[Shown]) -> Section:
     chart = plots.lines(
         series, "When to stay quiet", "right answers withheld, % of all", "wrong answers shown, % of all"
     )
-    return "When to stay quiet", f"<p>{note}</p>{body}<figure>{chart}</figure>", f"{note}\n\n{marks}"
+    return Section("When to stay quiet", f"<p>{note}</p>{body}", f"{note}\n\n{marks}", (chart,))
 
 
 def commands(runs: list[Shown]) -> Section:
@@ -289,7 +343,7 @@ def commands(runs: list[Shown]) -> Section:
             f"{' '.join(words)}   # {facts.started}, diffcoder {facts.version}, {facts.threads} threads"
         )
     block = "\n".join(lines)
-    return "Commands", f"<pre>{html.escape(block)}</pre>", f"```\n{block}\n```"
+    return Section("Commands", f"<pre>{html.escape(block)}</pre>", f"```\n{block}\n```")
 
 
 SECTIONS: tuple[Callable[[list[Shown]], Section], ...] = (results, pairs, speed, lengths, restraint, commands)

@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 
+from evaluation.task import Item
 from model.schema import DiffcoderError
 
 
@@ -90,7 +91,7 @@ class Scored(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True):
-    """run.json: the settings and the circumstances."""
+    """run.json: the settings and the circumstances. `data` is a digest of the problems."""
 
     settings: Settings
     version: str
@@ -98,6 +99,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     threads: int
     started: str
     items: int
+    data: str = ""
 
 
 def seed_of(seed: int, task_id: str, sample: int) -> int:
@@ -118,6 +120,14 @@ def chosen(ids: Iterable[str], limit: int | None) -> list[str]:
 def ranked(ids: Iterable[str]) -> list[str]:
     """The ids in a fixed pseudo-random order, whatever order they come in."""
     return sorted(ids, key=lambda name: hashlib.sha256(name.encode()).digest())
+
+
+def digest(items: Iterable[Item]) -> str:
+    """A short name of the problems, in whatever order."""
+    found = hashlib.sha256()
+    for item in sorted(items, key=lambda item: item.id):
+        found.update(msgspec.json.encode([item.id, item.row], order="deterministic"))
+    return found.hexdigest()[:16]
 
 
 class Run:
@@ -153,6 +163,12 @@ class Run:
             if old.facts.settings != facts.settings:
                 raise DiffcoderError(
                     "run_differs", f"The run in {folder} has other settings: give another folder with --out."
+                )
+            if old.facts.data != facts.data:
+                raise DiffcoderError(
+                    "data_differs",
+                    f"The run in {folder} was made with other problems than the data holds now: give another "
+                    "folder with --out, or remove it.",
                 )
             return old
         with told():

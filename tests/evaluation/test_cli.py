@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.cli import main
-from evaluation.runs import Run
+from evaluation import campaign, tasks
+from evaluation.cli import main, parser, variants
+from evaluation.runs import Facts, Run, Settings, digest
 from model.schema import DiffcoderError
 from tests.evaluation.test_runs import completion, facts, scored
 
@@ -127,6 +130,12 @@ def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
             run.add(completion(f"p{number}", confidence=0.9 if number in good else number / 40))
             measures = {"gap_characters": 10.0 + number}
             run.add(scored(f"p{number}", number in good, measures=measures))
+    for threshold, forwards, good in ((0.5, 5, 6), (0.9, 10, 18)):
+        swept = facts(verify="none", rule="confidence", threshold=threshold)
+        run = Run.start(tmp_path / f"rule{threshold}", swept, resume=False)
+        for number in range(30):
+            run.add(completion(f"p{number}", forwards=forwards, batch=8))
+            run.add(scored(f"p{number}", number < good))
     assert main(["compare", str(tmp_path / "ar"), str(tmp_path / "none"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert (found["both"], found["only_first"], found["only_second"]) == (2, 2, 0)
@@ -138,6 +147,10 @@ def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert "13.3" in text  # four of thirty
         assert "theirs: dLLM" in text
         assert "diffcoder eval humaneval --model default --verify none" in text
+    assert "| HumanEval, default | confidence | 2 | 1.00-2.00 | 40.0 |" in markdown  # 60 % at 1, 20 % at 2
+    pairs = [line for line in markdown.splitlines() if "30 of 30" in line]
+    assert len(pairs) == 3  # the autoregressive run with each other, and not those among themselves
+    assert all("| default-verify-ar |" in line for line in pairs)
     tags = Tags()
     tags.feed(html)
     assert sum(tag == "svg" for tag, _ in tags.found) == 4
@@ -146,9 +159,91 @@ def test_compare_and_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         for name, value in attributes.items():
             if name in ("src", "href", "xlink:href"):
                 assert str(value).startswith("#"), value
+    pictures = re.findall(r"!\[.*\]\((.*)\)", markdown)
+    assert len(pictures) == 4
+    assert all((tmp_path / "pages" / name).read_text().startswith("<svg") for name in pictures)
     first = html
-    main(["report", str(tmp_path / "ar"), str(tmp_path / "none"), "--out", str(tmp_path / "pages/report")])
+    places = [str(tmp_path / name) for name in ("none", "ar", "rule0.9", "rule0.5")]
+    main(["report", *places, "--out", str(tmp_path / "pages/report")])
     assert (tmp_path / "pages/report.html").read_text() == first
+
+
+def test_a_campaign_goes_on_after_what_cannot_be_made(
+    humaneval: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two runs whose answers are there are scored, one of unknown name is named, one is taken from another's."""
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DIFFCODER_EVALS", str(tmp_path / "data"))
+    for place in ("humaneval/HumanEval.jsonl.gz", "humanevalplus/HumanEvalPlus-OriginFmt.jsonl.gz"):
+        (tmp_path / "data" / place).parent.mkdir(parents=True)
+        shutil.copy(humaneval, tmp_path / "data" / place)
+    plan = tmp_path / "plan.toml"
+    plan.write_text(
+        'options = "--resume --threads 1"\n[[run]]\ncommand = "humaneval --verify ar"\nminutes = 1\n'
+        '[[run]]\ncommand = "humanevil"\nminutes = 1\n'
+        '[[run]]\ncommand = "humanevalplus --verify ar --answers-of humaneval"\nminutes = 1\n'
+    )
+    (task,) = tasks.find("humaneval")
+    settings = Settings(task="humaneval", verify="ar", limit=2)
+    made = Run.start(
+        tmp_path / "home/evals/humaneval" / settings.label(),
+        Facts(
+            settings=settings,
+            version="0",
+            machine="",
+            threads=1,
+            started="",
+            items=2,
+            data=digest(task.items()[1:]),
+        ),
+        resume=False,
+    )
+    for item, text in zip(task.items()[1:], ("    return 2 * x\n", "    return x\n"), strict=True):
+        made.add(completion(item.id, completion=text, text=text))
+    assert main(["campaign", str(plan), "--limit", "2"]) == 1
+    out = capsys.readouterr()
+    assert out.out.count("pass@1 50.0 %") == 2
+    assert "[3/3] diffcoder eval humanevalplus --verify ar --answers-of humaneval" in out.err
+    assert "skipped: There is no task 'humanevil': did you mean humaneval?" in out.err
+    taken = Run.open(tmp_path / "home/evals/humanevalplus" / settings.label())
+    assert {key[0]: line.passed for key, line in taken.verdicts().items()} == {
+        "HumanEval/1": True,
+        "HumanEval/2": False,
+    }
+    plan.write_text("[[run]]\ncomand = 1\n")
+    with pytest.raises(DiffcoderError, match="no list of runs"):
+        main(["campaign", str(plan)])
+
+
+def test_the_campaign_that_ships_is_understood() -> None:
+    """Every run's words parse, name tasks that exist, and ask for settings that can be."""
+    plan = campaign.read(campaign.OURS)
+    seen = set()
+    for words in plan.commands():
+        options = parser(words).parse_args(words)
+        assert options.resume
+        for task in tasks.find(options.task):
+            assert options.style in task.styles
+            if options.answers_of:
+                tasks.one(options.answers_of)
+            for settings in variants(task, options):
+                key = task.name, settings.label()
+                assert key not in seen, key
+                seen.add(key)
+    assert len(seen) > 60
+
+
+def test_settings_that_make_no_sense_are_refused(humaneval: Path) -> None:
+    for words, says in (
+        (["--rule", "confidence"], "add --verify none"),
+        (["--verify", "ar", "--threshold", "0.5"], "add --verify none"),
+        (["--n", "3"], "--temperature above 0"),
+    ):
+        with pytest.raises(DiffcoderError, match=says):
+            main(["humaneval", "--data", str(humaneval), *words])
+    for words in (["--verify", "both"], ["--rule", "confidence,best"], ["--batch", "0"]):
+        with pytest.raises(SystemExit):
+            main(["humaneval", "--data", str(humaneval), *words])
 
 
 @pytest.mark.model
