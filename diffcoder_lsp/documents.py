@@ -21,6 +21,7 @@ from diffcoder_lsp.gaps import language_of
 from diffcoder_lsp.lines import content, line_end, split_lines
 from diffcoder_lsp.protocol import ContentChange, Position, Range, TextEdit
 
+RECENT = 8
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 _LANGUAGES = {"": None, "plaintext": None, "sh": "bash", "shellscript": "bash", "c++": "cpp", "py": "python"}
 
@@ -31,22 +32,20 @@ def units(text: str, encoding: Encoding) -> int:
         return len(text)
     if encoding == "utf-8":
         return len(text.encode("utf-8", "surrogatepass"))
-    return len(text) + sum(char > "\uffff" for char in text)
+    return len(text.encode("utf-16-le", "surrogatepass")) // 2
 
 
 def index(text: str, at: int, encoding: Encoding) -> int:
     """The character that stands `at` code units into `text`; its length where there is none."""
-    if encoding == "utf-32" or text.isascii():
-        return max(0, min(at, len(text)))
-    place = 0
-    for number, char in enumerate(text):
-        if encoding == "utf-8":
-            place += 1 if char < "\x80" else 2 if char < "\u0800" else 3 if char < "\U00010000" else 4
-        else:
-            place += 1 + (char > "\uffff")
-        if place > at:
-            return number
-    return len(text)
+    head = text[: max(0, at)]  # no character is less than a unit, so the place is in here
+    if encoding == "utf-32" or head.isascii():
+        return len(head)
+    codec, width = ("utf-8", 1) if encoding == "utf-8" else ("utf-16-le", 2)
+    data = head.encode(codec, "surrogatepass")
+    if len(data) <= at * width:
+        return len(head)
+    # What is cut off in mid-character is left out.
+    return len(data[: at * width].decode(codec, "ignore"))
 
 
 def lines_of(text: str) -> list[str]:
@@ -184,11 +183,13 @@ def rebased(old: Document, new: Document, start: int, end: int) -> tuple[int, in
 
 
 class Documents:
-    """The open documents by URI, and in which order they were worked on. `encoding` is agreed at the start."""
+    """The open documents by URI, and in which order they were worked on; of the closed ones the last few. `encoding` is
+    agreed at the start."""
 
     def __init__(self, encoding: Encoding = "utf-16"):
         self.encoding: Encoding = encoding
         self._open: dict[str, Document] = {}
+        self._closed: dict[str, Document] = {}
 
     def open(self, uri: str, text: str, version: int | None, language: str) -> Document:
         document = Document.of(uri, text, version, language, self.encoding)
@@ -204,16 +205,23 @@ class Documents:
         return document
 
     def close(self, uri: str) -> None:
-        self._open.pop(uri, None)
+        document = self._open.pop(uri, None)
+        if document is not None:
+            self._closed.pop(uri, None)
+            self._closed[uri] = document
+            while len(self._closed) > RECENT:
+                del self._closed[next(iter(self._closed))]
 
     def get(self, uri: str) -> Document | None:
         return self._open.get(uri)
 
     def others(self, uri: str) -> list[Document]:
-        """The other open documents, the last that was opened or changed first. Stays the same while the
-        user types in `uri`, and so does a prompt that is made of them."""
-        return [document for document in reversed(self._open.values()) if document.uri != uri]
+        """The other open documents, the last that was opened or changed first, then those that were closed last.
+        Stays the same while the user types in `uri`, and so does a prompt that is made of them."""
+        known = [*reversed(self._open.values()), *reversed(self._closed.values())]
+        return [document for document in known if document.uri != uri]
 
     def _put(self, document: Document) -> None:
         self._open.pop(document.uri, None)
+        self._closed.pop(document.uri, None)
         self._open[document.uri] = document

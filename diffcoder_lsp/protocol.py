@@ -200,6 +200,7 @@ class CodeAction(_Struct, frozen=True):
 class ExecuteCommandParams(_Struct, frozen=True):
     command: str
     arguments: list[Any] | None = None
+    partial_result_token: Token | None = None
 
 
 class MessageActionItem(_Struct, frozen=True):

@@ -50,6 +50,7 @@ from diffcoder_lsp.protocol import (
     PullArguments,
     ShowPromptArguments,
     StatusParams,
+    Token,
 )
 from diffcoder_lsp.rpc import (
     CONTENT_MODIFIED,
@@ -335,7 +336,8 @@ class Server:
         if params.command in _EDITS:
             argument = _argument(_EDITS[params.command], first)
             document = self.session.document(argument.uri)
-            return self._edited(document, params.command, self._changes(params.command, document, argument))
+            changes = self._changes(params.command, document, argument, params.partial_result_token)
+            return self._edited(document, params.command, changes)
         if params.command == "diffcoder.showPrompt":
             return self._prompt(_argument(ShowPromptArguments, first))
         if params.command == "diffcoder.models":
@@ -351,16 +353,18 @@ class Server:
             return self._set_paused(params.command == "diffcoder.pause")
         raise ReplyError(INVALID_PARAMS, f"There is no command {params.command!r}.")
 
-    def _changes(self, command: str, document: Document, argument: Any) -> Coroutine[Any, Any, Any]:
+    def _changes(
+        self, command: str, document: Document, argument: Any, token: Token | None = None
+    ) -> Coroutine[Any, Any, Any]:
         """The changes that a command makes of a document, as a coroutine; what is wrong with it is raised now."""
         if command == "diffcoder.edit":
-            return edit.changes(self.session, document, argument)
+            return edit.changes(self.session, document, argument, token)
         places = (
             gapfill.stub(document, argument)
             if command == "diffcoder.implement"
             else gapfill.gaps(document, argument)
         )
-        return gapfill.changes(self.session, document, places, argument.variation)
+        return gapfill.changes(self.session, document, places, argument.variation, token)
 
     async def _edited(self, document: Document, command: str, work: Coroutine[Any, Any, Any]) -> EditResult:
         changes = await work

@@ -6,28 +6,25 @@ text. Knows the protocol's types but not the connection: `send` is given to it.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
-from diffcoder_lsp import context
+from diffcoder_lsp import context, drafts
 from diffcoder_lsp.context import Ignored, Secrets
 from diffcoder_lsp.documents import Document, Documents
-from diffcoder_lsp.engine_client import OnDraft
+from diffcoder_lsp.drafts import Drafts
 from diffcoder_lsp.engine_link import EngineLink
 from diffcoder_lsp.gaps import Gap, gap_between
 from diffcoder_lsp.lines import with_line_ends
-from diffcoder_lsp.protocol import DraftParams, Silence, StatusParams
-from diffcoder_lsp.scan import visible
+from diffcoder_lsp.protocol import Silence, StatusParams, Token
 from diffcoder_lsp.settings import Settings
 from diffcoder_lsp.statistics import Statistics
-from model.schema import DiffcoderError, Draft, FillRequest, Limits
+from model.schema import DiffcoderError, FillRequest, Limits
 
 PREFIX_CHARS, PREFIX_STEP, SUFFIX_CHARS = 32768, 16384, 16384
 """Text around a gap that is sent: more than any window holds. The prefix's start moves in steps, so that the engine's
 window, whose own steps count from there, stays put while the user types."""
-DRAFT_SECONDS = 0.1
 
 _WHY_NOT: dict[Silence, str] = {
     "disabled": "diffcoder is switched off for this file; see the settings enable, languages and files.",
@@ -119,37 +116,9 @@ class Session:
         others = [other for other in self.documents.others(document.uri) if self.why_not(other) is None]
         return context.snippets(document, others, self.ignored, chosen.tokens)
 
-    def drafts(
-        self, document: Document, offset: int, kind: Literal["inline", "edit", "gap"]
-    ) -> OnDraft | None:
-        """Who hears the model's drafts for a place; None where the client does not want them."""
-        if not self.settings.drafts:
-            return None
-        last = 0.0
-
-        def on_draft(draft: Draft) -> None:
-            nonlocal last
-            now = time.monotonic()
-            if now - last >= DRAFT_SECONDS:
-                last = now
-                self.send_draft(document, offset, kind, draft.text, list(draft.block), done=False)
-
-        return on_draft
-
-    def send_draft(
-        self,
-        document: Document,
-        offset: int,
-        kind: Literal["inline", "edit", "gap"],
-        text: str,
-        block: list[str | None],
-        *,
-        done: bool,
-    ) -> None:
-        shown = [None if place is None else visible(place) for place in block]
-        place = document.position(offset)
-        params = DraftParams(document.uri, document.version, place, kind, visible(text), shown, done)
-        self.send("diffcoder/draft", params)
+    def drafts(self, document: Document, offset: int, kind: drafts.Kind, token: Token | None) -> Drafts:
+        """Who hears the model's drafts for a place; `token` is the request's own for partial results."""
+        return Drafts(self.send, document, offset, kind, token, self.settings.drafts)
 
     def status(self) -> StatusParams:
         link = self.link

@@ -13,7 +13,7 @@ from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document
 from diffcoder_lsp.edits import replace_lines
 from diffcoder_lsp.lines import content
-from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Range
+from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Range, Token
 from diffcoder_lsp.scan import visible
 from diffcoder_lsp.session import Session
 from model.schema import Diagnostic, DiffcoderError, EditRequest, Limits
@@ -81,8 +81,10 @@ def noted(document: Document, raw: Sequence[dict[str, Any]]) -> list[tuple[int, 
     return found
 
 
-async def changes(session: Session, document: Document, arguments: EditArguments) -> list[Change]:
-    """What the model makes of the lines of a selection."""
+async def changes(
+    session: Session, document: Document, arguments: EditArguments, token: Token | None = None
+) -> list[Change]:
+    """What the model makes of the lines of a selection; drafts go to the request's `token`."""
     instruction = arguments.instruction.strip()
     if not instruction:
         raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
@@ -111,9 +113,9 @@ async def changes(session: Session, document: Document, arguments: EditArguments
         ),
         limits=varied(Limits(max_tokens=session.settings.edit.max_tokens), arguments.variation),
     )
-    answer = await session.link.edit(document.uri, request, session.drafts(document, a, "edit"))
-    if session.settings.drafts:
-        session.send_draft(document, a, "edit", answer.replacement, [], done=True)
+    drafts = session.drafts(document, a, "edit", token)
+    answer = await session.link.edit(document.uri, request, drafts.on_draft)
+    drafts.done(answer.replacement)
     if answer.stop_reason not in ("end_token", "stop_string"):
         raise DiffcoderError(
             "unfinished", "The model did not come to an end: select fewer lines, or ask for less."

@@ -15,7 +15,7 @@ from diffcoder_lsp.features.edit import selected_lines, varied
 from diffcoder_lsp.features.implement import stubs
 from diffcoder_lsp.features.inline import fitted, is_single_line
 from diffcoder_lsp.gaps import MARKER
-from diffcoder_lsp.protocol import FillGapsArguments, ImplementArguments
+from diffcoder_lsp.protocol import FillGapsArguments, ImplementArguments, Token
 from diffcoder_lsp.session import Session, around
 from model.schema import DiffcoderError, Limits
 
@@ -54,18 +54,24 @@ def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, in
 
 
 async def changes(
-    session: Session, document: Document, places: Sequence[tuple[int, int]], variation: int = 0
+    session: Session,
+    document: Document,
+    places: Sequence[tuple[int, int]],
+    variation: int = 0,
+    token: Token | None = None,
 ) -> list[Change]:
     """What the model writes into each place; a place for which it has nothing is left out."""
     settled: dict[int, str] = {}
     sure: dict[int, float] = {}
     first: dict[int, str] = {}
     for number in range(len(places)):
-        first[number], sure[number] = await _filled(session, document, places, settled, number, variation)
+        first[number], sure[number] = await _filled(
+            session, document, places, settled, number, variation, token
+        )
     for number in sorted(sure, key=lambda number: -sure[number]):
         again = bool(settled)
         text = (
-            (await _filled(session, document, places, settled, number, variation))[0]
+            (await _filled(session, document, places, settled, number, variation, token))[0]
             if again
             else first[number]
         )
@@ -89,6 +95,7 @@ async def _filled(
     settled: dict[int, str],
     number: int,
     variation: int,
+    token: Token | None,
 ) -> tuple[str, float]:
     """The model's text for one place, seeing what is settled, and how sure it is. Markers are never shown to it."""
     start = places[number][0]
@@ -109,9 +116,8 @@ async def _filled(
     behind = gap.suffix.partition("\n")[0].strip()
     limits = Limits(max_tokens=GAP_TOKENS, single_line=bool(behind) and is_single_line(gap, "auto"))
     request, secrets = session.request(document, gap, varied(limits, variation))
-    draft = session.drafts(document, start, "gap")
-    answer = await session.link.fill(document.uri, request, draft)
+    drafts = session.drafts(document, start, "gap", token)
+    answer = await session.link.fill(document.uri, request, drafts.on_draft)
     filling = fitted(secrets.reveal(answer.text), gap)
-    if session.settings.drafts:
-        session.send_draft(document, start, "gap", filling, [], done=True)
+    drafts.done(filling)
     return filling, answer.confidence

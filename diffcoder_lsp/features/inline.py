@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from diffcoder_lsp.context import Secrets
-from diffcoder_lsp.documents import Document
+from diffcoder_lsp.documents import Document, rebased
 from diffcoder_lsp.engine_link import Superseded
 from diffcoder_lsp.gaps import Gap
 from diffcoder_lsp.lines import split_lines, with_line_ends
@@ -23,6 +23,7 @@ from diffcoder_lsp.protocol import (
     InlineCompletionParams,
     Range,
     Silence,
+    Token,
 )
 from diffcoder_lsp.scan import in_literal, unmatched, visible
 from diffcoder_lsp.session import Session, around
@@ -66,6 +67,7 @@ class _Ask:
     automatic: bool
     single_line: bool
     in_literal: bool
+    token: Token | None
 
 
 def fitted(text: str, gap: Gap) -> str:
@@ -173,7 +175,15 @@ class Inline:
         literal = automatic and in_literal(gap.prefix, document.language)
         single = is_single_line(gap, self._session.settings.inline.multiline)
         return _Ask(
-            document, gap, start, document.range(start, offset), completed, automatic, single, literal
+            document,
+            gap,
+            start,
+            document.range(start, offset),
+            completed,
+            automatic,
+            single,
+            literal,
+            params.partial_result_token,
         )
 
     async def _asked(self, ask: _Ask) -> InlineCompletionList | None:
@@ -189,8 +199,15 @@ class Inline:
             if ask.automatic:
                 return None
             raise
-        if not texts or session.documents.get(uri) is not ask.document:
-            return None  # the user has gone on: the next request finds it in `_known`
+        current = session.documents.get(uri)
+        if not texts or current is None:
+            return None
+        if current is not ask.document:
+            start, end = ask.document.span(ask.range)
+            place = rebased(ask.document, current, start, end)
+            if place is None:
+                return None  # the user has typed on: the next request finds it in `_known`
+            ask = replace(ask, range=current.range(*place))
         session.shown(uri, texts[0])
         return _list(ask, texts)
 
@@ -222,10 +239,10 @@ class Inline:
     async def _fill(self, ask: _Ask, request: FillRequest, secrets: Secrets) -> str:
         """One text that is good enough to be shown, or an empty one."""
         session, uri = self._session, ask.document.uri
-        response = await session.link.fill(uri, request, session.drafts(ask.document, ask.offset, "inline"))
+        drafts = session.drafts(ask.document, ask.offset, "inline", ask.token)
+        response = await session.link.fill(uri, request, drafts.on_draft)
         text = fitted(secrets.reveal(response.text), ask.gap)
-        if session.settings.drafts:
-            session.send_draft(ask.document, ask.offset, "inline", text, [], done=True)
+        drafts.done(text)
         reason = self._doubt(response, text) if ask.automatic else None
         if reason is not None:
             session.tell(reason)
