@@ -40,7 +40,13 @@ class Tools:
 
     def run(self, command: list[str], folder: Path, seconds: float = 600) -> str:
         done = subprocess.run(
-            command, cwd=folder, env=self.environment, capture_output=True, text=True, timeout=seconds, check=False
+            command,
+            cwd=folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+            check=False,
         )
         assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stdout
@@ -91,9 +97,10 @@ def _npm(prefix: Path, environment: dict[str, str], *packages: str) -> None:
 
 def _has_package(name: str) -> bool:
     query = ["dpkg-query", "--show", "--showformat=${db:Status-Status}", name]
-    return shutil.which("dpkg-query") is None or "installed" == subprocess.run(
-        query, capture_output=True, text=True, check=False
-    ).stdout
+    return (
+        shutil.which("dpkg-query") is None
+        or subprocess.run(query, capture_output=True, text=True, check=False).stdout == "installed"
+    )
 
 
 def _from_apt(*packages: str) -> None:

@@ -1,0 +1,182 @@
+"""The extension in a real VS Code (code-server in a headless Chromium) with the real default model: keys in, screen out.
+
+One window goes through all steps of vscode.mjs, and each test looks at what one of them found. Skipped, with the
+reason, where code-server or Chromium cannot be had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from model import store
+from tests.editors import code_server
+from tests.editors.installing import Missing
+
+DIFFCODER = Path(sys.executable).with_name("diffcoder")
+STEPS = Path(__file__).with_name("vscode.mjs")
+FILES = {
+    "ghost.py": '"""Small numbers."""\n\n\n',
+    "prices.py": (
+        "def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n"
+        "    return result - discount\n"
+    ),
+    "gaps.py": "def cheapest(prices):\n    return ‹?›\n\n\ndef average(prices):\n    pass\n",
+    "colours.json": '{\n  "red": 1\n  "green": 2\n}\n',
+    "locked.py": "def one():\n    return 1\n",
+}
+SETTINGS = {
+    "diffcoder.inline.confidence": 0,  # the test is about the editor, not about when the model is sure
+    "chat.disableAIFeatures": True,
+    "workbench.startupEditor": "none",
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
+    "telemetry.telemetryLevel": "off",
+    "git.enabled": False,
+    "extensions.autoUpdate": False,
+    "files.readonlyInclude": {"**/locked.py": True},
+    "files.autoSave": "off",
+    "python.languageServer": "None",
+}
+
+pytestmark = [pytest.mark.model, pytest.mark.timeout(2700)]
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+    """What a step found; fails with the step's own words."""
+    try:
+        tools = code_server.tools()
+    except Missing as reason:
+        pytest.skip(f"VS Code cannot be tested here: {reason}")
+    root = tmp_path_factory.mktemp("vscode")
+    home, project, shots, cache = (root / name for name in ("home", "project", "shots", "cache"))
+    for folder in (home, project, shots, cache / "models"):
+        folder.mkdir(parents=True)
+    # The default model is the machine's own; what the test pulls stays here.
+    (cache / "models" / "default").symlink_to(store.cache_folder() / "models" / "default")
+    for name, text in FILES.items():
+        (project / name).write_text(text)
+    user = home / "data" / "User"
+    user.mkdir(parents=True)
+    (user / "settings.json").write_text(json.dumps(SETTINGS))
+    environment = {"DIFFCODER_HOME": str(cache), "DIFFCODER_SERVER": str(DIFFCODER)}
+    try:
+        vsix = code_server.package(tools, root / "dist")
+        with code_server.serving(tools, home, vsix, environment) as address:
+            options = {
+                "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
+                "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
+                "home": str(cache), "data": str(home / "data"),
+            }  # fmt: skip
+            said = subprocess.run(
+                ["node", str(STEPS), json.dumps(options)],
+                env=tools.environment, capture_output=True, text=True, timeout=2400, check=False,
+            )  # fmt: skip
+    finally:
+        subprocess.run(
+            [DIFFCODER, "engine", "stop"], env=os.environ | environment, capture_output=True, check=False
+        )
+        if keep := os.environ.get("DIFFCODER_TEST_SHOTS"):
+            shutil.copytree(shots, keep, dirs_exist_ok=True)
+    steps = {line["step"]: line for line in map(json.loads, said.stdout.splitlines())}
+
+    def found(step: str) -> dict[str, Any]:
+        assert step in steps, f"the browser ended before {step}: {said.stderr}"
+        assert "error" not in steps[step], steps[step]["error"]
+        return steps[step]["found"]
+
+    return found
+
+
+def test_ghost_text_is_accepted_by_word_then_whole(found):
+    step = found("ghost")
+    typed = FILES["ghost.py"] + "def double(x):\n    return "
+    assert step["shown"]
+    taken = step["word"].removeprefix(typed)
+    assert taken
+    assert step["shown"].startswith(taken.strip())
+    assert len(taken) < len(step["shown"])
+    assert step["all"].startswith(step["word"])
+    assert step["shown"].splitlines()[0] in step["all"]
+
+
+def test_an_edit_shows_its_draft_and_is_taken_hunk_by_hunk(found):
+    step = found("edit")
+    assert step["before"] == FILES["prices.py"]
+    assert any("money" in draft for draft in step["drafts"])
+    assert step["made"].count("money") == 3
+    before, made, decided = (step[name].splitlines() for name in ("before", "made", "decided"))
+    assert decided[1] == made[1] == "    money = 0"  # accepted
+    assert decided[2:] == before[2:]  # rejected
+
+
+def test_one_undo_takes_the_edit_and_its_review_back(found):
+    assert found("edit")["undone"] == FILES["prices.py"]
+    assert found("gaps")["undone"] == FILES["gaps.py"]
+
+
+def test_two_gaps_are_filled_together(found):
+    step = found("gaps")
+    assert step["drafts"]
+    assert any("Change 1 of 2" in lens for lens in step["lenses"])
+    assert "‹?›" not in step["filled"]
+    assert "pass" not in step["filled"]
+    compile(step["filled"], "gaps.py", "exec")
+
+
+def test_a_problem_of_another_extension_is_fixed(found):
+    step = found("fix")
+    assert "comma" in step["offered"].lower()
+    assert json.loads(step["fixed"]) == {"red": 1, "green": 2}
+
+
+def test_the_prompt_that_was_sent_is_shown(found):
+    assert '"prefix"' in found("prompt")["text"] or '"before"' in found("prompt")["text"]
+
+
+def test_a_killed_engine_is_started_again(found):
+    step = found("kill")
+    assert step["after"] != step["before"]
+    assert step["shown"].splitlines()[0] in step["text"]
+
+
+def test_a_review_survives_a_reload_of_the_window(found):
+    step = found("reload")
+    assert step["made"].count("money") == 3
+    assert 0 < step["one"].count("money") < 3
+    assert step["all"] == FILES["prices.py"]
+
+
+def test_a_model_is_pulled_with_progress(found):
+    step = found("pull")
+    assert "98 MB to download" in step["offered"]
+    assert "of memory" in step["offered"]
+    assert "Apache-2.0" in step["offered"]
+    assert step["cancel"]
+    assert any("MB" in text for text in step["seen"])
+    assert step["here"]
+
+
+def test_statistics_are_shown(found):
+    assert "Ghost text" in found("statistics")["text"]
+
+
+def test_a_server_that_is_not_there_is_named_and_mended_by_a_button(found):
+    step = found("noServer")
+    assert "diffcoder.server.path names /nowhere/diffcoder, which is no program here." in step["text"]
+    assert "Use Another" in step["buttons"]
+    assert "no program" in step["entry"]
+
+
+def test_a_read_only_file_is_left_alone(found):
+    step = found("readOnly")
+    assert "Make It Writable" in step["buttons"]
+    assert step["text"] == FILES["locked.py"]
