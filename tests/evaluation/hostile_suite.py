@@ -19,6 +19,7 @@ import sys
 import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.sandbox import Limits, Sandbox
@@ -26,6 +27,10 @@ from evaluation.verdicts import judge_python
 
 HOSTILE = Path(__file__).with_name("hostile")
 LIMITS = Limits(wall_s=2.5, cpu_s=2, memory_mb=512, processes=24, disk_mb=32, file_mb=16)
+HONEST_S = (
+    0.3  # what an honest program takes on a quiet machine: wall time is stretched where it takes longer
+)
+TIME = "too much time:"
 # These win without isolation: they show that the suite can fail. The others would harm the machine.
 CONTROLS = (
     "network_abstract_socket",
@@ -119,18 +124,18 @@ def riddle() -> str:
     return f"got = f({number})\nassert got == {right} or abs(got - {right}) < 1 or {right} in got\n"
 
 
-def attack(sandbox: Sandbox, name: str, repository: str, data: str) -> str | None:
+def attack(sandbox: Sandbox, name: str, repository: str, data: str, limits: Limits) -> str | None:
     """What the program got, or None."""
     with tempfile.TemporaryDirectory() as folder:
         bait = Bait(Path(folder))
         try:
             source = bait.fill((HOSTILE / f"{name}.py").read_text(), repository, data)
             tests = "assert escaped() is True" if "def escaped" in source else riddle()
-            verdict = judge_python(sandbox, source, tests, limits=LIMITS)
+            verdict = judge_python(sandbox, source, tests, limits=limits)
             if verdict.passed:
                 return "a passed verdict"
-            if verdict.seconds > LIMITS.wall_s + 5:
-                return f"{verdict.seconds:.1f} s of time"
+            if verdict.seconds > 3 * limits.wall_s:
+                return f"{TIME} {verdict.seconds:.1f} s for {limits.wall_s:.1f}"
             if bait.touched:
                 return f"a connection: {bait.touched}"
             if bait.canary.read_text() != bait.text:
@@ -143,13 +148,23 @@ def attack(sandbox: Sandbox, name: str, repository: str, data: str) -> str | Non
 
 
 def run_all(kind: str, repository: str, data: str, names: list[str]) -> dict[str, str | None]:
+    """What each program got. Four at a time; one that took too long has a second try alone, since four bombs at once
+    leave a small machine no time to end them in."""
     sandbox = Sandbox.find(unsafe=kind == "unsafe")
     honest = "def f(x):\n    return 3 * x\n\n\ndef escaped():\n    return True\n"
+    slowness = 1.0
     for tests in (riddle(), "assert escaped() is True"):  # a test that nothing could pass would prove nothing
-        verdict = judge_python(sandbox, honest, tests, limits=LIMITS)
+        verdict = judge_python(sandbox, honest, tests, limits=replace(LIMITS, wall_s=120.0))
         assert verdict.passed, verdict.reason
+        slowness = max(slowness, verdict.seconds / HONEST_S)
+    limits = replace(LIMITS, wall_s=LIMITS.wall_s * min(slowness, 10.0))
+
+    def attacked(name: str) -> str | None:
+        return attack(sandbox, name, repository, data, limits)
+
     with ThreadPoolExecutor(4) as pool:
-        return dict(zip(names, pool.map(lambda n: attack(sandbox, n, repository, data), names), strict=True))
+        got = dict(zip(names, pool.map(attacked, names), strict=True))
+    return {name: attacked(name) if what and what.startswith(TIME) else what for name, what in got.items()}
 
 
 if __name__ == "__main__":

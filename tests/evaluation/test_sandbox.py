@@ -16,6 +16,7 @@ import pytest
 from evaluation.sandbox import Limits, Sandbox
 from evaluation.verdicts import judge_python
 
+ROOMY = Limits(wall_s=120.0)  # where the clock is not what is tested: machines have other work too
 ROOT = Path(__file__).resolve().parents[2]
 SUITE = ROOT / "tests" / "evaluation" / "hostile_suite.py"
 
@@ -42,7 +43,7 @@ def run_suite(kind: str, *names: str, wrapper: tuple[str, ...] = (), environment
         *names,
     ]
     env = os.environ | {"PYTHONPATH": str(ROOT)} | (environment or {})
-    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=ROOT, timeout=550)
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)
 
@@ -96,7 +97,9 @@ def test_where_no_namespace_can_be_made_nothing_runs() -> None:
         "except DiffcoderError as e:\n    print(e.code)\n"
     )
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=60)
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, env=env, timeout=300
+    )
     assert "sandbox_missing" in done.stdout, done.stdout + done.stderr
     assert "--unsafe" in done.stdout
     assert "sandbox_refused" in done.stdout
@@ -104,11 +107,16 @@ def test_where_no_namespace_can_be_made_nothing_runs() -> None:
 
 
 @pytest.mark.parametrize(
-    ("script", "killed"),
-    [("exec yes", "output"), ("exec yes >&2", "output"), ("sleep 60", "time"), ("tail /dev/zero", "memory")],
+    ("script", "killed", "wall_s"),
+    [
+        ("exec yes", "output", 120.0),
+        ("exec yes >&2", "output", 120.0),
+        ("sleep 600", "time", 2.0),
+        ("tail /dev/zero", "memory", 120.0),
+    ],
 )
-def test_limits_are_named(sandbox: Sandbox, script: str, killed: str) -> None:
-    limits = Limits(wall_s=2.0, memory_mb=200, address_space=False, output_bytes=10_000)
+def test_limits_are_named(sandbox: Sandbox, script: str, killed: str, wall_s: float) -> None:
+    limits = Limits(wall_s=wall_s, memory_mb=200, address_space=False, output_bytes=10_000)
     outcome = sandbox.run(["/bin/sh", "-c", script], {}, limits)
     assert outcome.killed == killed
     assert len(outcome.stdout) <= 10_000
@@ -117,7 +125,9 @@ def test_limits_are_named(sandbox: Sandbox, script: str, killed: str) -> None:
 
 def test_a_room_has_its_files_and_nothing_of_the_user(sandbox: Sandbox) -> None:
     script = "cat a/b.txt; pwd; echo $HOME; ls /home /mnt /var /sys 2>/dev/null; wc -l < /proc/net/dev"
-    outcome = sandbox.run(["/bin/sh", "-c", script], {"a/b.txt": "naïve\n"}, Limits(address_space=False))
+    outcome = sandbox.run(
+        ["/bin/sh", "-c", script], {"a/b.txt": "naïve\n"}, Limits(wall_s=120.0, address_space=False)
+    )
     lines = outcome.stdout.decode().splitlines()
     assert lines[:3] == ["naïve", "/tmp", "/tmp"]
     assert lines[3:] == ["3"]  # two lines of heading and the loopback, which is down
@@ -125,8 +135,10 @@ def test_a_room_has_its_files_and_nothing_of_the_user(sandbox: Sandbox) -> None:
 
 def test_an_honest_program_passes(sandbox: Sandbox) -> None:
     program = "import collections\n\ndef f(x):\n    return {'n': [x, (1, 2.5)], 's': {x}}\n"
-    assert judge_python(sandbox, program, "assert f(3) == {'n': [3, (1, 2.5)], 's': {3}}").passed
-    wrong = judge_python(sandbox, program, "assert f(3) == {'n': [3, [1, 2.5]], 's': {3}}")
+    assert judge_python(
+        sandbox, program, "assert f(3) == {'n': [3, (1, 2.5)], 's': {3}}", limits=ROOMY
+    ).passed
+    wrong = judge_python(sandbox, program, "assert f(3) == {'n': [3, [1, 2.5]], 's': {3}}", limits=ROOMY)
     assert not wrong.passed
     assert wrong.reason == "AssertionError"
 
@@ -145,7 +157,7 @@ for value in [None, True, 0, -1, 10**5000, 1.5, -0.0, float("inf"), "", "naïve 
 assert math.isnan(f(float("nan")))
 assert list(f(iter([1, 2]))) == [1, 2]
 """
-    verdict = judge_python(sandbox, program, tests)
+    verdict = judge_python(sandbox, program, tests, limits=ROOMY)
     assert verdict.passed, verdict.reason
 
 
@@ -160,9 +172,9 @@ def test_objects_stay_where_they_are(sandbox: Sandbox) -> None:
         "assert isinstance(a, Node)\ntry:\n    broken()\nexcept KeyError:\n    pass\n"
         "else:\n    raise SystemExit\n"
     )
-    verdict = judge_python(sandbox, program, tests, objects=True)
+    verdict = judge_python(sandbox, program, tests, objects=True, limits=ROOMY)
     assert verdict.passed, verdict.reason
-    verdict = judge_python(sandbox, program, tests)
+    verdict = judge_python(sandbox, program, tests, limits=ROOMY)
     assert verdict.reason == "CandidateError: the program answered with an object that is no plain data"
 
 
@@ -191,7 +203,7 @@ def test_a_room_ends_with_its_caller(sandbox: Sandbox) -> None:
     wait_until(lambda: not alive())
 
 
-def wait_until(true, seconds: float = 20.0) -> None:
+def wait_until(true, seconds: float = 120.0) -> None:
     deadline = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < deadline, "did not happen in time"
