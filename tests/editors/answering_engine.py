@@ -78,7 +78,7 @@ def main():
     parser.add_argument("--forward-seconds", type=float, default=0.01)
     options = parser.parse_args()
     return serve(
-        "answering", options.socket, lambda: Answering(options.forward_seconds), lambda: MODELS, idle_s=600
+        "answering", options.socket, lambda: Answering(options.forward_seconds), lambda: MODELS, idle_s=3600
     )
 
 

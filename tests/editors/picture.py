@@ -12,10 +12,10 @@ from PIL import Image, ImageDraw, ImageFont
 
 SIZE, WIDTH, HEIGHT, MARGIN = 15, 9, 19, 10
 _FONTS = Path(matplotlib.get_data_path()) / "fonts" / "ttf"
-_DARK = dict(zip("black red green brown blue magenta cyan white".split(), [
+_DARK = dict(zip(["black", "red", "green", "brown", "blue", "magenta", "cyan", "white"], [
     "#14161b", "#ffc0b9", "#b3f6c0", "#fce094", "#a6dbff", "#ffcaff", "#8cf8f7", "#e0e2ea",
 ], strict=True))  # fmt: skip
-_LIGHT = dict(zip("black red green brown blue magenta cyan white".split(), [
+_LIGHT = dict(zip(["black", "red", "green", "brown", "blue", "magenta", "cyan", "white"], [
     "#14161b", "#590008", "#005523", "#6b5300", "#004c73", "#470045", "#007373", "#4f5258",
 ], strict=True))  # fmt: skip
 

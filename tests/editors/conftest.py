@@ -1,0 +1,115 @@
+"""What the tests of editors share. They run with `make test-editors` alone: editors are large, and not everywhere.
+
+`--screens FOLDER` keeps what the screens showed, as text and as pictures, where the documentation has them.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from model import store
+from tests.editors import installing
+from tests.editors.installing import Editor, Missing
+from tests.editors.picture import picture, save
+from tests.editors.terminal import Terminal
+
+HERE = Path(__file__).parent
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--screens", type=Path, help="keep the screens of editors in this folder")
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    return None if any("editors" in argument for argument in config.args) else True
+
+
+def editor(find: Callable[[], Editor]) -> Editor:
+    try:
+        return find()
+    except Missing as missing:
+        pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session", params=["0.12 or newer", "0.11"])
+def any_neovim(request: pytest.FixtureRequest) -> Editor:
+    """Both Neovims: the one that shows ghost text itself, and the one that does not."""
+    return editor(installing.old_neovim if request.param == "0.11" else installing.neovim)
+
+
+@pytest.fixture(scope="session")
+def new_neovim() -> Editor:
+    return editor(installing.neovim)
+
+
+@pytest.fixture(scope="session")
+def helix() -> Editor:
+    return editor(installing.helix)
+
+
+@pytest.fixture(scope="session")
+def known_home() -> Iterator[Path]:
+    """A home whose engine answers what the document says (answering_engine.py)."""
+    folder = Path(tempfile.mkdtemp(prefix="dc-"))
+    entry = '[answering]\ntitle = "Answering"\n[[answering.sources]]\nkind = "file"\npath = "none.gguf"\n'
+    (folder / "models.toml").write_text(entry)
+    (folder / "engine").mkdir(mode=0o700)
+    socket = folder / "engine" / "answering.sock"
+    program = [
+        sys.executable,
+        "-P",
+        str(HERE / "answering_engine.py"),
+        str(socket),
+        "--forward-seconds",
+        "0.05",
+    ]
+    engine = subprocess.Popen(program, cwd=HERE.parents[1])
+    end = time.monotonic() + 60
+    while not socket.with_suffix(".json").exists():
+        assert engine.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    yield folder
+    engine.kill()
+    engine.wait(20)
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def real_home() -> Iterator[Path]:
+    """A home with the real models and an engine of its own for all the tests that use it."""
+    models = store.cache_folder() / "models"
+    folder = Path(tempfile.mkdtemp(prefix="dc-"))
+    (folder / "models").symlink_to(models, target_is_directory=True)
+    environment = os.environ | {"DIFFCODER_HOME": str(folder)}
+    diffcoder = [sys.executable, "-P", "-m", "diffcoder_lsp.cli"]
+    subprocess.run([*diffcoder, "engine", "start"], env=environment, timeout=600, check=True)
+    yield folder
+    subprocess.run([*diffcoder, "engine", "stop"], env=environment, timeout=60, check=False)
+    (folder / "models").unlink()
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def keep(request: pytest.FixtureRequest) -> Callable[[Terminal, str], None]:
+    """Keep a screen under a name: as text and, in colour, as a picture."""
+    folder: Path | None = request.config.getoption("--screens", None)
+
+    def keep(terminal: Terminal, name: str) -> None:
+        if folder is not None:
+            terminal.settle(0.2, 2)
+            name += "_light" if terminal.light else ""
+            save(picture(terminal.cells(), terminal.cursor(), light=terminal.light), folder / f"{name}.png")
+            if not terminal.light:
+                (folder / f"{name}.txt").write_text(terminal.text().rstrip() + "\n", encoding="utf-8")
+
+    return keep
