@@ -125,7 +125,8 @@ def complete(
     style: Style = "chat" if settings.style == "chat" else "completion"
     try:
         request = task.request(item, style)
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        msgspec.convert(msgspec.to_builtins(request), type(request))  # types are checked on the way in alone
+    except (msgspec.ValidationError, TypeError, ValueError, AttributeError, LookupError) as error:
         raise DiffcoderError(
             "data_damaged", f"{item.id} of {task.name} makes no sense ({error}): is it the published data?"
         ) from error

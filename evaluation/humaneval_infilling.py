@@ -144,5 +144,6 @@ TASKS: tuple[type[Infilling], ...] = (
     RandomSpanLight,
     with_length(SingleLine),
     with_length(MultiLine),
+    with_length(RandomSpan),
     with_length(RandomSpanLight),
 )

@@ -6,7 +6,7 @@ import math
 
 import msgspec
 
-from evaluation import statistics
+from evaluation import quiet, statistics
 from evaluation.runs import Completion, Run, Scored, Settings
 from model.schema import DiffcoderError
 
@@ -14,7 +14,7 @@ from model.schema import DiffcoderError
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
     """Shares are 0..1. `pass_at` maps k to (estimate, low, high), 95 %. Tokens a forward are over all answers, reading
     the prompts left out; so do milliseconds a token, which like the seconds (reading included) are the model's, over the
-    answers that were asked for one at a time, and None where there is none."""
+    answers that were asked for one at a time, and None where there is none. `separation`: see `quiet`."""
 
     settings: Settings
     machine: str
@@ -26,6 +26,7 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
     tokens_per_forward: float
     ms_per_token: float | None
     seconds_per_answer: float | None
+    separation: float | None
     stop_reasons: dict[str, int]
     failures: dict[str, int]
     measures: dict[str, float]
@@ -33,14 +34,15 @@ class Summary(msgspec.Struct, frozen=True, kw_only=True):
 
 def of_run(run: Run) -> Summary:
     """Raises DiffcoderError for a run without verdicts."""
-    verdicts = list(run.verdicts().values())
     answers = run.completions()
+    verdicts = [verdict for key, verdict in run.verdicts().items() if key in answers]
     if not verdicts:
         raise DiffcoderError(
             "empty_run", f"The run in {run.folder} has no verdicts yet: go on with --resume."
         )
-    done = [answers[v.task_id, v.sample] for v in verdicts if (v.task_id, v.sample) in answers]
+    done = [answers[v.task_id, v.sample] for v in verdicts]
     tokens, forwards = sum(a.tokens for a in done), sum(a.forwards for a in done)
+    apart = quiet.separation([(answers[v.task_id, v.sample].confidence, v.passed) for v in verdicts])
     alone = [a for a in done if a.batch == 1]
     decoding = math.fsum(a.ms - a.prefill_ms for a in alone)
     timed = sum(a.tokens for a in alone)
@@ -55,6 +57,7 @@ def of_run(run: Run) -> Summary:
         tokens_per_forward=tokens / forwards if forwards else 0.0,
         ms_per_token=decoding / timed if timed else None,
         seconds_per_answer=math.fsum(a.ms for a in alone) / 1000 / len(alone) if alone else None,
+        separation=None if math.isnan(apart) else apart,
         stop_reasons=counted(a.stop_reason for a in done),
         failures=counted(v.reason.split(":", 1)[0] for v in verdicts if not v.passed),
         measures=averages(verdicts, done),
@@ -117,6 +120,8 @@ def sentence(title: str, result: Summary) -> str:
     )
     if result.ms_per_token is not None:
         lines[-1] += f", {result.ms_per_token:.1f} ms a token, {result.seconds_per_answer:.2f} s an answer"
+    if result.separation is not None:
+        lines[-1] += f"; confidence tells right from wrong in {100 * result.separation:.0f} % of pairs"
     if result.measures:
         lines.append("  " + ", ".join(f"{name} {value:.3g}" for name, value in result.measures.items()))
     return "\n".join(lines)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -131,6 +133,47 @@ def test_a_failure_ends_all_and_keeps_what_is_done(batch: int, model: ChatGenera
         generation.generate(model, TASK, holes(), [run], batch, full)
     assert 1 <= len(run.completions()) <= batch
     assert [thread for thread in threading.enumerate() if "ThreadPool" in thread.name] == []
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_an_interruption_keeps_what_is_done(
+    batch: int, model: ChatGenerator, alone: dict[Settings, dict], tmp_path: Path
+) -> None:
+    """Ctrl-C in the middle: finished answers stay as they would have been, and the rest is asked for again."""
+    run = run_in(tmp_path, SETTINGS[1])
+    steps: list[None] = []
+
+    def interrupt() -> None:
+        steps.append(None)
+        if len(steps) == 4:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        generation.generate(model, TASK, holes(), [run], batch, interrupt)
+    assert 4 <= len(run.completions()) < 9
+    generation.generate(model, TASK, holes(), [run], batch)
+    assert answers(run) == alone[SETTINGS[1]]
+
+
+@pytest.mark.parametrize(("field", "value"), [("prompt", 5), ("suffix", None), ("prompt", ["def f():"])])
+def test_a_row_that_makes_no_sense_is_named(
+    field: str, value: object, model: ChatGenerator, tmp_path: Path
+) -> None:
+    item = holes()[0]
+    item.row[field] = value
+    with pytest.raises(DiffcoderError, match="L0 of humaneval-infilling-single makes no sense"):
+        generation.generate(model, TASK, [item], [run_in(tmp_path, SETTINGS[1])])
+
+
+def test_a_prompt_that_does_not_fit_is_an_empty_answer(model: ChatGenerator, tmp_path: Path) -> None:
+    """An edit of more lines than the model can write again counts as unsolved; the run goes on."""
+    task = tasks.one("canitedit-lazy")
+    run = run_in(tmp_path, Settings(task=task.name, verify="ar", max_tokens=8))
+    rows = [{"before": "x = 1\n" * lines, "instruction_lazy": "Make it 2."} for lines in (2000, 1)]
+    generation.generate(model, task, [Item(str(n), row) for n, row in enumerate(rows)], [run])
+    first, second = run.completions().values()
+    assert (first.stop_reason, first.completion) == ("refused: too_long", "")
+    assert second.stop_reason != "refused: too_long"
 
 
 def test_a_product_that_fails_is_told_to_its_member(model: ChatGenerator) -> None:
