@@ -10,6 +10,7 @@ import { Reviews } from './review';
 import { logButton, Server } from './server';
 import { showStatistics } from './statistics';
 import { enabledFor, StatusBar } from './status';
+import { TuneView } from './tune';
 
 let server: Server | undefined;
 
@@ -20,7 +21,8 @@ export async function activate(context: ExtensionContext): Promise<void> {
   const reviews = new Reviews(context.workspaceState);
   const editing = new Editing(own, reviews, context.globalState);
   const bar = new StatusBar(own, editing.onWork);
-  context.subscriptions.push(channel, own, reviews, editing, bar);
+  const tune = new TuneView(context, own);
+  context.subscriptions.push(channel, own, reviews, editing, bar, tune);
 
   reviews.onOutcome((told) => {
     // Statistics are worth no message when there is nobody to count.
@@ -45,6 +47,7 @@ export async function activate(context: ExtensionContext): Promise<void> {
     showSentPrompt: () => showPrompt(own),
     showLog: () => channel.show(),
     statistics: () => showStatistics(own),
+    tune: () => tune.show(),
     togglePause: () => own.execute(own.status?.state === 'paused' ? 'diffcoder.resume' : 'diffcoder.pause'),
     toggleLanguage: () => toggleLanguage(),
     restart: () => own.restart(),

@@ -68,7 +68,7 @@ export class StatusBar implements Disposable {
     const { icon, words, bad } = this.state();
     const status = this.server.status;
     const name = status?.model ?? 'diffcoder';
-    const speed = status?.tokensPerSecond ? ` ${Math.round(status.tokensPerSecond)}/s` : '';
+    const speed = status?.tokensPerSecond ? ` ${pace(status.tokensPerSecond)}/s` : '';
     this.item.text = `${icon} ${shortName(name)}${bad || this.working ? '' : speed}`;
     this.item.accessibilityInformation = { label: `diffcoder, model ${name}: ${words}`, role: 'button' };
     const color = bad ? new ThemeColor('statusBarItem.errorBackground') : undefined;
@@ -116,6 +116,7 @@ export class StatusBar implements Disposable {
       entry('symbol-snippet', 'Fill Gaps', 'fill', 'markers ‹?›, stubs, or the selections'),
       line('model'),
       entry('package', 'Choose Model…', 'chooseModel', status?.model),
+      entry('mortar-board', 'Learn This Workspace…', 'tune', 'a small adapter, trained and measured here'),
       status?.state === 'paused' ? entry('play', 'Resume', 'togglePause') : entry('debug-pause', 'Pause', 'togglePause'),
       ...(language ? [entry('code', `${enabledFor(language) ? 'Disable' : 'Enable'} for ${language}`, 'toggleLanguage')] : []),
       line('look inside'),
@@ -135,6 +136,10 @@ export class StatusBar implements Disposable {
 export function enabledFor(language: string): boolean {
   const all = workspace.getConfiguration('diffcoder').get<Record<string, boolean>>('languages', {});
   return all[language] ?? all['*'] ?? true;
+}
+
+function pace(speed: number): string {
+  return speed < 10 ? speed.toFixed(1) : String(Math.round(speed));
 }
 
 /** A model given as a path is shown by its last part. */
