@@ -19,7 +19,7 @@ import numpy as np
 import platformdirs
 import torch
 
-from model import profiles, store
+from model import store
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
@@ -29,7 +29,7 @@ from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, ngrams, require_clean, sets
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary, export_checkpoint
-from training.edits import Edit, sequences
+from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
 from training.gated import GatedModel, load_adapter
@@ -212,8 +212,7 @@ def mine_commits(options: argparse.Namespace) -> None:
     grams = benchmark_ngrams(sets(options.benchmarks))
     checkpoint = open_checkpoint(options.base)
     tokenizer = load_tokenizer(checkpoint)
-    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    profile = profiles.find("auto", checkpoint.architecture, marks)
+    profile = profile_of(checkpoint, tokenizer)
     left_out: Counter[str] = Counter()
     source = corpora.Source(options.repository.resolve().name, options.repository, "")
     documents = list(corpora.walk([source], lambda text: not grams.isdisjoint(ngrams(text)), left_out))
@@ -255,7 +254,7 @@ def train(options: argparse.Namespace) -> None:
         marks = layouts.marks_of({token.content: id for id, token in ids})
         task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
     else:
-        task = DiffusionTask(recipe, options.base, corpus)
+        task = DiffusionTask(recipe, options.base, corpus, examples)
     Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
 
 

@@ -1,4 +1,6 @@
-"""Block diffusion of all weights of an autoregressive base over packed documents, and the AR twin to compare with.
+"""Block diffusion of an autoregressive base over packed documents, and the AR twin to compare with.
+
+Every weight is trained, or low-rank pairs on the linears of a frozen base, which may be held in fewer bits.
 
 Noise, clipping and the 1/u weight as in Stable-DiffCoder (arXiv 2601.15892): the mean over a sequence's tokens of
 CE / u at masked places estimates the bound on the negative log-likelihood. While the ceiling of the masking rate rises
@@ -12,40 +14,44 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from model.checkpoints import open_checkpoint, source_name
-from model.decoder import Config, Decoder, Layer, Linear
-from model.quantise import Fp32Linear
+from model.decoder import Config
 from model.schema import DiffcoderError
 from training import layouts
 from training.attention import MaskedAttention, dense, noisy_and_clean
 from training.corpus import Corpus
+from training.examples import Examples
 from training.files import write_atomically
-from training.gated import as_ids
+from training.gated import as_ids, checkpoint_sha256
+from training.network import FUSED, network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
 from training.recipe import Diffusion
+from training.scratch import HUGGING_FACE, hugging_face_config
+from training.team import team_bytes
 from training.trainer import Loss
 
 HELD_OUT_PACKS = 4
-HUGGING_FACE = 1  # the style of `source_name`
 _LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however large the vocabulary is
-_FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 
 
 class DiffusionTask:
-    """`Task` of a diffusion recipe: trains every weight of the base, exports a model of its own."""
+    """`Task` of a diffusion recipe. Exports a model of its own, or an adapter where the base is frozen."""
 
-    def __init__(self, recipe: Diffusion, base: Path, corpus: Corpus):
+    def __init__(self, recipe: Diffusion, base: Path, corpus: Corpus, examples: Examples | None = None):
+        if recipe.data == "examples" and examples is None:
+            raise DiffcoderError(
+                "no_examples", "The recipe learns examples: make some (`diffcoder train commits`), name them."
+            )
         if recipe.context % recipe.block:
             raise DiffcoderError(
                 "bad_recipe",
@@ -53,9 +59,13 @@ class DiffusionTask:
             )
         source = open_checkpoint(base)
         self.recipe, self.config, self.architecture = recipe, source.config, source.architecture
-        self.parameters, self.decoder = _trainable(source.config, source.tensor)
-        self.train_packs = _packing(recipe, corpus, held_out=False)
-        self.held_out_packs = _packing(recipe, corpus, held_out=True)
+        self.parameters, self.decoder = network(recipe, source.config, source.tensor)
+        self.base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
+        if recipe.data == "examples" and examples is not None:
+            self.train_packs, self.held_out_packs = (_of_examples(recipe, examples, side) for side in (0, 1))
+        else:
+            self.train_packs = _packing(recipe, corpus, held_out=False)
+            self.held_out_packs = _packing(recipe, corpus, held_out=True)
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         ceiling = rate_ceiling(step, self.recipe.noise_warmup, self.recipe.noise_initial)
@@ -69,12 +79,12 @@ class DiffusionTask:
         rule = noisy_and_clean(
             length, recipe.block, causal=recipe.causal or recipe.objective == "ar", documents_L=documents_L
         )
-        mask_MM = dense(rule, length)
+        mask_MM, learnt_L = dense(rule, length), torch.from_numpy(pack.learnt_L)
         if recipe.objective == "ar":
             hidden = self._forward(ids_L, torch.arange(length), mask_MM[length:, length:])
-            return self._next_token_loss(hidden, ids_L, documents_L)
+            return self._next_token_loss(hidden, ids_L, documents_L, learnt_L)
         rates_N, masked_NB = _noise(rng, length // recipe.block, recipe, ceiling)
-        masked_L = torch.from_numpy(masked_NB).reshape(-1)
+        masked_L = torch.from_numpy(masked_NB).reshape(-1) & learnt_L
         noisy_L = torch.where(masked_L, recipe.mask_token, ids_L)
         positions_M = torch.arange(length).repeat(2)
         hidden_MD = self._forward(torch.cat([noisy_L, ids_L]), positions_M, mask_MM)
@@ -84,17 +94,19 @@ class DiffusionTask:
             total, weight = losses_P.sum(), float(len(asked_P))
         else:
             rates_P = torch.from_numpy(rates_N).float().repeat_interleave(recipe.block)[asked_P]
-            total, weight = (losses_P / rates_P).sum(), float(length)
+            total, weight = (losses_P / rates_P).sum(), float(learnt_L.sum())
         if recipe.ar_weight:
-            ar = self._next_token_loss(hidden_MD[length:], ids_L, documents_L)
+            ar = self._next_token_loss(hidden_MD[length:], ids_L, documents_L, learnt_L)
             total = total + recipe.ar_weight * ar.total * (weight / ar.weight)
         return Loss(total, weight, 2 * length)
 
     def _forward(self, ids_M: Tensor, positions_M: Tensor, mask_MM: Tensor) -> Tensor:
         return self.decoder.forward(self.decoder.embed(ids_M), positions_M, MaskedAttention(mask_MM))
 
-    def _next_token_loss(self, hidden_LD: Tensor, ids_L: Tensor, documents_L: Tensor | None) -> Loss:
-        asked_P = torch.arange(len(ids_L) - 1)
+    def _next_token_loss(
+        self, hidden_LD: Tensor, ids_L: Tensor, documents_L: Tensor | None, learnt_L: Tensor
+    ) -> Loss:
+        asked_P = learnt_L[1:].nonzero().squeeze(1)
         if documents_L is not None:
             asked_P = asked_P[documents_L[asked_P] == documents_L[asked_P + 1]]
         total = self._cross_entropy(hidden_LD[asked_P], ids_L[asked_P + 1]).sum()
@@ -121,14 +133,19 @@ class DiffusionTask:
         return {"bits_per_token": round(total / weight / math.log(2), 4)}
 
     def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
-        """A folder `model` with config.json and model.safetensors in Hugging Face's names."""
+        """A folder `model` with config.json and model.safetensors in Hugging Face's names; of low-rank weights,
+        `adapter.safetensors` as the engine takes it (`model.adapters.TeamAdapter`: on every row)."""
+        if self.recipe.rank:
+            data = team_bytes(weights, self.recipe.scale, self.base_sha256, facts)
+            write_atomically(run / "adapter.safetensors", data)
+            return
         folder = run / "model"
         folder.mkdir(exist_ok=True)
         tensors = {}
         for name, value in weights.items():
             for part, rows in _parts(self.config, name):
                 tensors[source_name(part, HUGGING_FACE)] = value[rows].contiguous()
-        config = _hugging_face_config(self.config, self.architecture) | {
+        config = hugging_face_config(self.config, self.architecture) | {
             "diffcoder": {"recipe": self.recipe.objective, "block": self.recipe.block, **facts}
         }
         write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
@@ -165,45 +182,21 @@ def _packing(recipe: Diffusion, corpus: Corpus, *, held_out: bool) -> Packing:
     return Packing(read, lengths, recipe.context, recipe.end_token, recipe.seed, recipe.ends)
 
 
-def _trainable(c: Config, tensor: Callable[[str], Tensor]) -> tuple[dict[str, nn.Parameter], Decoder]:
-    """Every weight as a parameter, linears fused as the decoder wants them."""
-    parameters = {"embed.weight": nn.Parameter(tensor("embed.weight"))}
-
-    def linear(layer: int, fused: str) -> Linear:
-        prefix, names = f"layers.{layer}.", _FUSED[fused]
-        weight = parameters[f"{prefix}{fused}.weight"] = nn.Parameter(
-            torch.cat([tensor(f"{prefix}{name}.weight") for name in names])
-        )
-        bias = None
-        if c.qkv_bias and fused == "qkv":
-            bias = parameters[f"{prefix}{fused}.bias"] = nn.Parameter(
-                torch.cat([tensor(f"{prefix}{name}.bias") for name in names])
-            )
-        return Fp32Linear(weight, bias)
-
-    def norm(name: str) -> nn.Parameter:
-        parameters[name] = nn.Parameter(tensor(name))
-        return parameters[name]
-
-    layers = []
-    for n in range(c.layers):
-        layers.append(
-            Layer(
-                attn_norm=norm(f"layers.{n}.attn_norm.weight"),
-                qkv=linear(n, "qkv"),
-                o=linear(n, "o"),
-                mlp_norm=norm(f"layers.{n}.mlp_norm.weight"),
-                gate_up=linear(n, "gate_up"),
-                down=linear(n, "down"),
-                q_norm=norm(f"layers.{n}.q_norm.weight") if c.qk_norm else None,
-                k_norm=norm(f"layers.{n}.k_norm.weight") if c.qk_norm else None,
-            )
-        )
-    if c.tied:
-        head = parameters["embed.weight"]
-    else:
-        head = parameters["head.weight"] = nn.Parameter(tensor("head.weight"))
-    return parameters, Decoder(c, layers, parameters["embed.weight"], norm("norm.weight"), Fp32Linear(head))
+def _of_examples(recipe: Diffusion, examples: Examples, side: int) -> Packing:
+    """Training examples (side 0), or one in sixteen of all (side 1)."""
+    numbers = np.array([n for n in range(len(examples)) if (n % 16 == 15) == side])
+    if not len(numbers):
+        raise DiffcoderError("no_examples", f"{len(examples)} examples are too few: 16 at least are needed.")
+    sizes = np.diff(examples.starts)[numbers]
+    return Packing(
+        lambda number: examples[int(numbers[number])].ids,
+        sizes,
+        recipe.context,
+        recipe.end_token,
+        recipe.seed,
+        recipe.ends,
+        examples.firsts[numbers] + 1,
+    )
 
 
 def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
@@ -212,7 +205,7 @@ def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
     sizes |= {"gate": c.mlp_width, "up": c.mlp_width}
     head, _, kind = name.rpartition(".")
     prefix, _, fused = head.rpartition(".")
-    names = _FUSED.get(fused, ())
+    names = FUSED.get(fused, ())
     if len(names) < 2:
         return [(name, slice(None))]
     parts, start = [], 0
@@ -220,23 +213,3 @@ def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
         parts.append((f"{prefix}.{part}.{kind}", slice(start, start + sizes[part])))
         start += sizes[part]
     return parts
-
-
-def _hugging_face_config(c: Config, architecture: str) -> dict[str, object]:
-    names = {"llama": "LlamaForCausalLM", "qwen2": "Qwen2ForCausalLM", "qwen3": "Qwen3ForCausalLM"}
-    return {
-        "model_type": architecture,
-        "architectures": [names[architecture]],
-        "num_hidden_layers": c.layers,
-        "hidden_size": c.width,
-        "num_attention_heads": c.heads,
-        "num_key_value_heads": c.kv_heads,
-        "head_dim": c.head_dim,
-        "intermediate_size": c.mlp_width,
-        "vocab_size": c.vocab,
-        "rope_theta": c.rope_theta,
-        "rms_norm_eps": c.norm_eps,
-        "tie_word_embeddings": c.tied,
-        "max_position_embeddings": c.context,
-        "hidden_act": "silu",
-    }

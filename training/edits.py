@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from tokenizers import Tokenizer
 
-from model import layout
+from model import layout, profiles
+from model.checkpoints import Checkpoint
 from model.layout import Mark, Selection
 from model.profiles import Profile
 from model.schema import EditRequest
@@ -68,6 +69,12 @@ def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | N
     if len(prompt) + len(answer) > MOST_TOKENS * 5 // 4:
         return None
     return Sequence(np.array([*prompt, *answer], dtype=np.int64), len(prompt) - 1)
+
+
+def profile_of(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str = "auto") -> Profile:
+    """The family of a base: by its name in the registry, or by its marks."""
+    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    return profiles.find(name, checkpoint.architecture, marks)
 
 
 def sequences(edits: Iterable[Edit], profile: Profile, tokenizer: Tokenizer) -> Iterator[Sequence]:

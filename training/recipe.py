@@ -107,7 +107,7 @@ class Team(Recipe, frozen=True, kw_only=True, tag="team"):
 
 
 class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
-    """Block diffusion of all weights over packed documents, `[noisy | clean]` (`diffusion.py`)."""
+    """Block diffusion over packed documents, `[noisy | clean]`, of all weights or of low-rank ones (`diffusion.py`)."""
 
     objective: Literal["diffusion", "ar"] = "diffusion"
     """"ar": plain next-token training on the same packs, for comparison (the AR twin)."""
@@ -129,6 +129,16 @@ class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
     """The token that stands for a masked place."""
     end_token: int = 151643
     """The token that ends a document."""
+    data: Literal["files", "examples"] = "files"
+    """"examples": edits and answers whose prompt is never masked (`edits.py`), in place of the corpus's files."""
+    rank: int = 0
+    """Rank of low-rank pairs on every linear of a frozen base; 0: every weight of the base is trained."""
+    scale: float = 2.0
+    """Factor on the low-rank product."""
+    form: Literal["fp32", "int8", "nf4"] = "fp32"
+    """How a frozen base holds its linears; "nf4" takes bitsandbytes, 4.5 bits a weight."""
+    recompute: bool = False
+    """Whether each layer is computed again in the backward pass, to keep its input alone (gradient checkpointing)."""
 
 
 Kinds = Gated | Team | Diffusion
@@ -148,4 +158,9 @@ def load(name: str) -> Kinds:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {error}.") from error
     if isinstance(recipe, Diffusion) and recipe.ar_weight and not recipe.causal:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: ar_weight needs causal = true.")
+    if isinstance(recipe, Diffusion) and recipe.form != "fp32" and not recipe.rank:
+        raise DiffcoderError(
+            "bad_recipe",
+            f"{path.name} cannot be used: form {recipe.form} is of a frozen base, which needs a rank.",
+        )
     return recipe

@@ -35,12 +35,12 @@ from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
 from training.gated import FrozenLinear, GatedLinear, as_ids, checkpoint_sha256, initial_pairs
+from training.network import FUSED
 from training.recipe import Team
 from training.trainer import Loss
 
 HELD_OUT_WINDOWS = 24
 _HEAD_ROWS = 64  # of one chunk of the output head: its scores over the whole vocabulary take 40 MB
-_FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 
 
 class TeamModel:
@@ -70,7 +70,7 @@ class TeamModel:
         c = self.config
 
         def linear(fused: str) -> GatedLinear:
-            names = _FUSED[fused]
+            names = FUSED[fused]
             weight = torch.cat([checkpoint.tensor(f"layers.{n}.{name}.weight") for name in names])
             bias = None
             if c.qkv_bias and fused == "qkv":
@@ -83,7 +83,7 @@ class TeamModel:
 
         norms = ["attn_norm", "mlp_norm"] + ["q_norm", "k_norm"] * c.qk_norm
         return Layer(
-            **{fused: linear(fused) for fused in _FUSED},  # type: ignore[arg-type]
+            **{fused: linear(fused) for fused in FUSED},  # type: ignore[arg-type]
             **{name: checkpoint.tensor(f"layers.{n}.{name}.weight") for name in norms},
         )
 

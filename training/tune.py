@@ -25,7 +25,7 @@ import msgspec
 import numpy as np
 import torch
 
-from model import loading, profiles, registry, store
+from model import loading, registry, store
 from model.checkpoints import open_checkpoint
 from model.generator import Generator
 from model.profiles import Profile
@@ -34,7 +34,7 @@ from model.tokens import encode_text, load_tokenizer
 from training import commits, layouts, report, transformations, yardstick
 from training.corpus import Corpus, Document, Source, walk, write
 from training.decontamination import SETS, benchmark_ngrams, ngrams, sets
-from training.edits import Edit, sequences
+from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
 from training.files import write_atomically
@@ -230,8 +230,7 @@ class Tuning:
 
     def _profile(self) -> Profile:
         checkpoint = open_checkpoint(store.model_path(self.options.model))
-        marks = {t.content: id for id, t in load_tokenizer(checkpoint).get_added_tokens_decoder().items()}
-        return profiles.find(registry.find(self.options.model).profile, checkpoint.architecture, marks)
+        return profile_of(checkpoint, load_tokenizer(checkpoint), registry.find(self.options.model).profile)
 
     def _gaps(self, corpus: Corpus) -> list[yardstick.Gap]:
         tokenizer = load_tokenizer(open_checkpoint(store.model_path(self.options.model)))

@@ -8,12 +8,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from model.adapters import read_team_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
+from training.attention import MaskedAttention
 from training.corpus import Corpus
 from training.diffusion import DiffusionTask
+from training.examples import Examples, store
+from training.layouts import Sequence
+from training.network import network
 from training.noise import clipped_rates, mask_blocks
 from training.recipe import Diffusion
+from training.team import merged
 from training.trainer import Trainer
 
 RECIPE = Diffusion(
@@ -134,3 +140,81 @@ def test_an_exported_model_opens_with_the_weights_of_the_run(tiny_base, corpus, 
 def test_context_and_block_must_fit(tiny_base, corpus):
     with pytest.raises(DiffcoderError, match="multiple"):
         DiffusionTask(msgspec.structs.replace(RECIPE, context=50), tiny_base, corpus)
+
+
+LORA = msgspec.structs.replace(RECIPE, rank=4, steps=3)
+
+
+def gradients(task, number=3):
+    for value in task.parameters.values():
+        value.grad = None
+    loss = task.pack_loss(task.train_packs[number], np.random.default_rng(5), 1.0)
+    loss.total.backward()
+    return loss.total.item(), {name: value.grad.clone() for name, value in task.parameters.items()}
+
+
+@pytest.mark.parametrize("recipe", [RECIPE, LORA], ids=["all weights", "low rank"])
+def test_layers_computed_again_give_the_same_loss_and_gradients(tiny_base, corpus, recipe):
+    kept = DiffusionTask(recipe, tiny_base, corpus)
+    again = DiffusionTask(msgspec.structs.replace(recipe, recompute=True), tiny_base, corpus)
+    (loss, one), (same, two) = gradients(kept), gradients(again)
+    assert loss == same
+    for name, gradient in one.items():
+        assert torch.equal(gradient, two[name]), name
+
+
+@pytest.mark.parametrize("form", ["fp32", "int8", "nf4"])
+def test_a_frozen_base_in_any_form_teaches_its_low_rank_pairs_alone(tiny_base, corpus, tmp_path, form):
+    if form == "nf4":
+        pytest.importorskip("bitsandbytes")
+    task = DiffusionTask(msgspec.structs.replace(LORA, form=form), tiny_base, corpus)
+    assert all("lora_" in name for name in task.parameters)
+    exact, _ = gradients(DiffusionTask(LORA, tiny_base, corpus))
+    loss, slopes = gradients(task)
+    assert loss == pytest.approx(exact, rel=0.1)
+    assert all(slopes[name].norm() > 0 for name in slopes if name.endswith("lora_B"))
+    before = task.measure()["bits_per_token"]
+    recipe = msgspec.structs.replace(LORA, form=form, steps=50, lr=5e-3, sequences=2)
+    Trainer(recipe, task, tmp_path / "run").train(minutes=60)
+    last = json.loads((tmp_path / "run" / "log.jsonl").read_text().splitlines()[-1])
+    assert last["bits_per_token"] < before - 0.5
+    read_team_adapter(tmp_path / "run" / "adapter.safetensors", task.config, task.base_sha256)
+
+
+def test_merged_low_rank_weights_equal_the_unmerged_ones(tiny_base, corpus, tmp_path):
+    task = DiffusionTask(LORA, tiny_base, corpus)
+    Trainer(msgspec.structs.replace(LORA, lr=2e-2, ema=0.0), task, tmp_path / "run").train(minutes=60)
+    for value in task.parameters.values():
+        value.data = value.data.half().float()  # as the file holds them
+    weights, source = merged(tiny_base, tmp_path / "run" / "adapter.safetensors"), open_checkpoint(tiny_base)
+    plain = msgspec.structs.replace(LORA, rank=0)
+    _, whole = network(
+        plain, task.config, lambda name: weights[name] if name in weights else source.tensor(name)
+    )
+    ids, rows = torch.arange(30), torch.arange(30)
+    mask = MaskedAttention(torch.ones(30, 30, dtype=torch.bool).tril())
+    with torch.no_grad():
+        apart = task.decoder.forward(task.decoder.embed(ids), rows, mask)
+        together = whole.forward(whole.embed(ids), rows, mask)
+        _, base = network(plain, task.config, source.tensor)
+        untrained = base.forward(base.embed(ids), rows, mask)
+    assert torch.allclose(apart, together, atol=1e-3)
+    assert not torch.allclose(apart, untrained, atol=0.1)
+
+
+def test_the_prompt_of_an_example_is_never_masked(tiny_base, corpus, tmp_path, monkeypatch):
+    store(tmp_path / "e", [Sequence(np.arange(40) + n, 24) for n in range(32)])
+    recipe = msgspec.structs.replace(RECIPE, data="examples", document_mask=True)
+    with pytest.raises(DiffcoderError, match="learns examples"):
+        DiffusionTask(recipe, tiny_base, corpus)
+    task = DiffusionTask(recipe, tiny_base, corpus, Examples(tmp_path / "e", "x"))
+    seen = []
+    forward = task._forward
+    monkeypatch.setattr(task, "_forward", lambda ids, *rest: seen.append(ids) or forward(ids, *rest))
+    for number in range(6):
+        pack = task.train_packs[number]
+        loss = task.pack_loss(pack, np.random.default_rng(number), 1.0)
+        noisy, clean = seen[-1].chunk(2)
+        assert torch.equal(clean, torch.from_numpy(pack.ids_L))
+        assert torch.equal(noisy[~pack.learnt_L], clean[~pack.learnt_L])
+        assert loss.weight == pack.learnt_L.sum()

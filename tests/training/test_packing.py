@@ -29,6 +29,16 @@ def test_every_token_stands_exactly_once_in_an_epoch(length):
         assert set(np.diff(pack.documents_L).tolist()) <= {0, 1}
 
 
+def test_prompts_are_not_learnt_and_what_follows_them_is():
+    documents = [np.arange(100 * n, 100 * n + 20) for n in range(6)]
+    prompts = np.array([0, 3, 19, 20, 7, 1])
+    packing = Packing(lambda n: documents[n], np.full(6, 20), 16, END, seed=3, prompts=prompts)
+    for index in range(9):
+        pack = packing[index]
+        for id, learnt in zip(pack.ids_L.tolist(), pack.learnt_L.tolist(), strict=True):
+            assert learnt == (id == END or id % 100 >= prompts[id // 100])
+
+
 def test_epochs_differ_in_order_and_the_seed_decides_it():
     documents = [np.full(10, n) for n in range(40)]
     make = lambda seed: Packing(lambda n: documents[n], np.full(40, 10), 50, END, seed=seed)  # noqa: E731
