@@ -8,11 +8,11 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint package vsix bench faults faults-lsp bench-lsp lock clean model
+.PHONY: help setup demo test test-editors lint package vsix bench faults faults-lsp bench-lsp train-smoke lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-10s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "make %-13s %s\n", $$1, $$2}'
 
 # torch goes first and alone: asked for by this exact version, pip takes a CPU build where the user's
 # settings offer one; as somebody's dependency it would take the newest CUDA build, gigabytes larger.
@@ -44,6 +44,17 @@ demo: $(VENV)/.installed model ## Fill a gap in a real file and edit another, fr
 test: setup ## Run every test, with the real default model
 	@$(BIN)/pytest --durations=10
 
+$(VENV)/.installed-editors: $(VENV)/.installed-dev
+	@echo "installing what drives editors"
+	@$(INSTALL) -e '.[editors]'
+	@touch $@
+
+test-editors: setup $(VENV)/.installed-editors ## Drive real editors, installed into a cache of their own where they can be
+	@$(BIN)/pytest tests/editors -rs --durations=5
+
+train-smoke: $(VENV)/.installed-dev ## Run every training recipe and command once, small, on a random model
+	@$(BIN)/python -P -m training.smoke
+
 lint: $(VENV)/.installed-dev ## Check style, format and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -67,10 +78,16 @@ bench-lsp: $(VENV)/.installed-dev model ## Replay five minutes of typing against
 
 DIST ?= dist
 
-package: $(VENV)/.installed vsix ## Build the Python wheel and the VS Code extension, of one version, into dist/
+# The wheel is tried as a newcomer would: in an environment of its own, with the diffcoder command's own check.
+package: $(VENV)/.installed vsix ## Build the VS Code extension and the Python wheel into dist/, and try the wheel
+	@rm -rf build $(DIST)/diffcoder-*.whl $(DIST)/trial
 	@$(PIP) wheel --quiet --no-deps --wheel-dir $(DIST) .
-	@$(BIN)/python -P -c 'import pathlib; [print(f"{path} ({path.stat().st_size / 1e6:.1f} MB)") \
-	  for path in sorted(pathlib.Path("$(DIST)").glob("diffcoder*"))]'
+	@$(PYTHON) -m venv $(DIST)/trial
+	@$(DIST)/trial/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off -c constraints.txt \
+	  "$$(grep -x 'torch==.*' constraints.txt)" $(DIST)/diffcoder-*.whl
+	@cd $(DIST)/trial && bin/diffcoder --version && bin/diffcoder doctor
+	@rm -rf $(DIST)/trial
+	@ls -sh $(DIST)
 
 # npm and Node 22 or newer come from the user; the bundle needs nothing else at run time.
 vsix:
@@ -80,7 +97,7 @@ vsix:
 	@cd editors/vscode && npm run --silent check && npm run --silent build \
 	  && npx vsce package --no-dependencies --allow-missing-repository --out $(abspath $(DIST))/ >/dev/null
 
-lock: $(VENV)/.installed-dev $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
+lock: $(VENV)/.installed-dev $(VENV)/.installed-editors $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it
 	@{ sed -n '/^#/p' constraints.txt; $(PIP) list --format=freeze --exclude-editable \
 	  | sed 's/+[a-z0-9]*$$//' | grep -vE '^(pip|setuptools)==' | LC_ALL=C sort -f; } > constraints.new
 	@mv constraints.new constraints.txt

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,6 +94,16 @@ def text(terminal: Terminal, folder: Path) -> str:
     place = folder.parent / "buffer"
     place.unlink(missing_ok=True)
     command(terminal, f"silent keepalt write! {place}")
+    end = time.monotonic() + 10
     while not place.exists():
-        terminal.settle(0.05, 0.1)
+        assert time.monotonic() < end, terminal.text()
+        time.sleep(0.05)
     return place.read_text(encoding="utf-8")
+
+
+def expect(terminal: Terminal, folder: Path, wanted: str, seconds: float = 10) -> None:
+    """Wait until the buffer is `wanted`."""
+    end = time.monotonic() + seconds
+    while (found := text(terminal, folder)) != wanted:
+        assert time.monotonic() < end, f"{found!r} is not {wanted!r}\n{terminal.text()}"
+        terminal.settle(0.1, 0.3)
