@@ -16,7 +16,7 @@ from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document, rebased
 from diffcoder_lsp.engine_link import Superseded
 from diffcoder_lsp.gaps import Gap
-from diffcoder_lsp.lines import split_lines, with_line_ends
+from diffcoder_lsp.lines import content, split_lines, with_line_ends
 from diffcoder_lsp.protocol import (
     InlineCompletionItem,
     InlineCompletionList,
@@ -117,6 +117,15 @@ def is_single_line(gap: Gap, multiline: str) -> bool:
     return bool(line) and not line.endswith((":", "{", "(", "[", "=>", "->", "do", "then"))
 
 
+def moved_along(old: Document, new: Document, range: Range) -> Range | None:
+    """Where a range of `old` is in `new`, if nothing on its lines has changed."""
+    start, end = old.span(range)
+    first, last = old.line_at(start), old.line_at(end)
+    a, b = old.line_start(first), old.line_start(last) + len(content(old.lines[last]))
+    place = rebased(old, new, a, b)
+    return None if place is None else new.range(place[0] + start - a, place[0] + end - a)
+
+
 class Inline:
     """textDocument/inlineCompletion for one session."""
 
@@ -203,11 +212,10 @@ class Inline:
         if not texts or current is None:
             return None
         if current is not ask.document:
-            start, end = ask.document.span(ask.range)
-            place = rebased(ask.document, current, start, end)
-            if place is None:
+            ranged = moved_along(ask.document, current, ask.range)
+            if ranged is None:
                 return None  # the user has typed on: the next request finds it in `_known`
-            ask = replace(ask, range=current.range(*place))
+            ask = replace(ask, range=ranged)
         session.shown(uri, texts[0])
         return _list(ask, texts)
 

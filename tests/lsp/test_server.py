@@ -12,66 +12,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import psutil
 import pytest
 
 from benchmarks.lsp_client import CAPABILITIES, Client, Failed
-
-SCRIPTED = Path(__file__).parents[1] / "model" / "scripted_engine.py"
-URI = "file:///w/a.py"
-
-
-def start_engine(home: Path, forward_seconds: float = 0.005) -> subprocess.Popen[bytes]:
-    socket = home / "engine" / "scripted.sock"
-    socket.parent.mkdir(mode=0o700, exist_ok=True)
-    socket.with_suffix(".json").unlink(missing_ok=True)  # a killed engine's, or the wait below would be none
-    command = [sys.executable, "-P", str(SCRIPTED), str(socket), "--forward-seconds", str(forward_seconds)]
-    engine = subprocess.Popen(command, cwd=SCRIPTED.parents[2])
-    deadline = time.monotonic() + 60
-    while not socket.with_suffix(".json").exists():
-        assert time.monotonic() < deadline
-        assert engine.poll() is None
-        time.sleep(0.05)
-    return engine
-
-
-@pytest.fixture(scope="module")
-def home(tmp_path_factory):
-    home = tmp_path_factory.mktemp("home")
-    source = '[scripted]\ntitle = "Scripted"\n[[scripted.sources]]\nkind = "file"\npath = "none.gguf"\n'
-    (home / "models.toml").write_text(source)
-    engine = start_engine(home)
-    yield home
-    engine.kill()
-    engine.wait(20)
-
-
-@pytest.fixture
-def start(home):
-    clients: list[Client] = []
-
-    def start(capabilities=None, root=None, **options) -> Client:
-        client = Client("--model", "scripted", DIFFCODER_HOME=str(home))
-        clients.append(client)
-        client.initialize(root, capabilities, **{"inline": {"confidence": 0.4, "debounceMs": 0}} | options)
-        return client
-
-    yield start
-    for client in clients:
-        client.__exit__()
-
-
-def ready(client: Client) -> None:
-    """Let the engine be found: the first automatic suggestion only looks for it."""
-    client.open("file:///w/first.py", "q = ")
-    assert client.result(client.inline("file:///w/first.py", 0, 4)) is None
-    client.wait_for(lambda: client.notes("diffcoder/status")[-1]["state"] == "ready")
-
-
-def texts(answer) -> list[str]:
-    return [item["insertText"] for item in answer["items"]]
+from tests.lsp.scripted import SCRIPTED, URI, ready, start_engine, texts
 
 
 def test_ghost_text_is_served_reused_superseded_and_cancelled(start):
@@ -321,7 +267,7 @@ def test_bad_messages_are_answered_and_the_session_goes_on(start):
     assert client.replies["a"] == client.replies["b"] == client.replies["c"] == client.replies["d"] == 1
 
 
-def test_an_engine_that_cannot_come_back_is_one_question_and_when_it_is_back_it_serves(start, home):
+def test_an_engine_that_cannot_come_back_is_one_question_and_when_it_is_back_it_serves(start, scripted_home):
     """It dies in mid-answer, and the model to start it with again is not there."""
     client = start()
     asked: list[dict] = []
@@ -332,7 +278,7 @@ def test_an_engine_that_cannot_come_back_is_one_question_and_when_it_is_back_it_
             client.command("diffcoder.fillGaps", uri=URI)
     client.wait_for(lambda: asked)
     assert client.request("diffcoder/status", None)["state"] == "failed"
-    engine = start_engine(home)
+    engine = start_engine(scripted_home)
     try:
         client.change(URI, 2, {"text": "l = ‹?›\n"})
         assert client.command("diffcoder.fillGaps", uri=URI)["applied"] is True
@@ -342,12 +288,12 @@ def test_an_engine_that_cannot_come_back_is_one_question_and_when_it_is_back_it_
         engine.wait(20)
 
 
-def test_nothing_is_left_of_a_server_whose_editor_died(home):
+def test_nothing_is_left_of_a_server_whose_editor_died(scripted_home):
     """The editor is killed while somebody else still holds its end of the stream."""
     script = (
         "import json, os, sys, time\n"
         "from benchmarks.lsp_client import Client\n"
-        f"client = Client('--model', 'scripted', DIFFCODER_HOME={str(home)!r})\n"
+        f"client = Client('--model', 'scripted', DIFFCODER_HOME={str(scripted_home)!r})\n"
         "client.initialize()\n"
         "keeper = os.fork()\n"
         "if keeper: print(client.process.pid, keeper, flush=True)\n"
@@ -368,8 +314,8 @@ def test_nothing_is_left_of_a_server_whose_editor_died(home):
         os.kill(keeper, signal.SIGKILL)
 
 
-def test_shutdown_and_exit(home):
-    client = Client("--model", "scripted", DIFFCODER_HOME=str(home))
+def test_shutdown_and_exit(scripted_home):
+    client = Client("--model", "scripted", DIFFCODER_HOME=str(scripted_home))
     with pytest.raises(Failed, match="not initialized"):
         client.request("diffcoder/status", None)
     client.initialize()
