@@ -26,6 +26,7 @@ from model.drafters import Beliefs, CostCurve, PromptLookup
 from model.generator import SPARE, Generator, _confidence, _reason, _Text, never
 from model.layout import Mark, Piece
 from model.loading import Loaded
+from model.prefix_cache import PrefixCache
 from model.profiles import Profile
 from model.sampler import Run
 from model.schema import DiffcoderError, FillResponse, Limits, StopReason, Usage
@@ -53,6 +54,8 @@ class ChatGenerator(Generator):
     def __init__(self, loaded: Loaded):
         super().__init__(loaded)
         self.loaded = loaded
+        # One buffer: problems come in an order that makes the last one the best to go on from, and members are many.
+        self._cache = PrefixCache(loaded.decoder.config, self._window, 1)
 
     def _measure(self) -> CostCurve:
         return CostCurve(REFERENCE_COST)
