@@ -125,6 +125,15 @@ class Section(NamedTuple):
     charts: tuple[str, ...] = ()
 
 
+Drawn = dict[str, dict[str, list[tuple[float, float, str]]]]
+"""Points by task and run."""
+
+
+def each_task(drawn: Drawn, what: str, across: str, up: str) -> tuple[str, ...]:
+    """A plot a task, a line a run."""
+    return tuple(plots.lines(series, f"{task}: {what}", across, up) for task, series in drawn.items())
+
+
 def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
@@ -170,7 +179,9 @@ def results(runs: list[Shown]) -> Section:
                 "" if result.seconds_per_answer is None else f"{result.seconds_per_answer:.2f}",
             )
             interval = f"{percent(low)}-{percent(high)}"
-            row = (title, run.label, percent(share), interval, str(result.problems), *cost)
+            asked = run.run.facts.items
+            problems = f"{result.problems} of {asked}" if result.problems < asked else str(asked)
+            row = (title, run.label, percent(share), interval, problems, *cost)
             rows.append(((*row, ", ".join(more)), False))
             if not run.swept:
                 data.append(plots.Bar(title, run.label, share, low, high))
@@ -265,7 +276,7 @@ def speed(runs: list[Shown]) -> Section:
 
 def lengths(runs: list[Shown]) -> Section:
     """Passed by length of the gap, for tasks that say it."""
-    series: dict[str, list[tuple[float, float, str]]] = {}
+    drawn: Drawn = {}
     rows: list[tuple[Sequence[str], bool]] = []
     for run in runs:
         lines = [v for v in run.verdicts.values() if "gap_characters" in v.measures]
@@ -279,19 +290,19 @@ def lengths(runs: list[Shown]) -> Section:
             if inside:
                 middle = math.fsum(v.measures["gap_characters"] for v in inside) / len(inside)
                 point = (middle, 100 * passed / len(inside), str(len(inside)))
-                series.setdefault(f"{run.task}, {run.label}", []).append(point)
+                drawn.setdefault(run.title, {}).setdefault(run.label, []).append(point)
         rows.append(((run.title, run.label, *cells), False))
     if not rows:
         return Section("By length of the gap")
     names = [f"{low}-{high - 1} characters" if high < 10**9 else f"{low} and more" for low, high in LENGTHS]
     body, marks = table(("task", "run", *names), rows)
-    chart = plots.lines(series, "By length of the gap", "characters, mean of each class", "passed, %")
-    return Section("By length of the gap", body, marks, (chart,))
+    charts = each_task(drawn, "by length of the gap", "characters, mean of each class", "passed, %")
+    return Section("By length of the gap", body, marks, charts)
 
 
 def restraint(runs: list[Shown]) -> Section:
-    """Wrong suggestions shown against right ones withheld."""
-    series: dict[str, list[tuple[float, float, str]]] = {}
+    """Wrong suggestions shown against right ones withheld; drawn for gaps, which are what an editor suggests."""
+    drawn: Drawn = {}
     rows: list[tuple[Sequence[str], bool]] = []
     for run in runs:
         known = [(a.confidence, run.verdicts[k].passed) for k, a in run.answers.items() if k in run.verdicts]
@@ -303,8 +314,9 @@ def restraint(runs: list[Shown]) -> Section:
             point = quiet.bar_for(known, most)
             cells.append(f"{percent(point.shown)} (bar {point.bar:.2f})" if point else "none")
         rows.append(((run.title, run.label, f"{separation:.3f}", *cells), False))
-        curve = [(100 * p.right_withheld, 100 * p.wrong_shown, "") for p in quiet.curve(known)]
-        series[f"{run.task}, {run.label}"] = curve
+        if "gap_characters" in run.summary.measures:
+            curve = [(100 * p.right_withheld, 100 * p.wrong_shown, "") for p in quiet.curve(known)]
+            drawn.setdefault(run.title, {})[run.label] = curve
     if not rows:
         return Section("When to stay quiet")
     head = ("task", "run", "separation", "shown % where half are wrong", "a quarter wrong", "a tenth wrong")
@@ -313,10 +325,9 @@ def restraint(runs: list[Shown]) -> Section:
         "Separation: the chance that a right answer is given more confidence than a wrong one. The other columns: "
         "the largest share of answers that can be shown so that at most that part of them is wrong."
     )
-    chart = plots.lines(
-        series, "When to stay quiet", "right answers withheld, % of all", "wrong answers shown, % of all"
-    )
-    return Section("When to stay quiet", f"<p>{note}</p>{body}", f"{note}\n\n{marks}", (chart,))
+    across, up = "right answers withheld, % of all", "wrong answers shown, % of all"
+    charts = each_task(drawn, "when to stay quiet", across, up)
+    return Section("When to stay quiet", f"<p>{note}</p>{body}", f"{note}\n\n{marks}", charts)
 
 
 def commands(runs: list[Shown]) -> Section:
