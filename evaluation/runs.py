@@ -164,7 +164,7 @@ class Run:
                 raise DiffcoderError(
                     "run_differs", f"The run in {folder} has other settings: give another folder with --out."
                 )
-            if old.facts.data != facts.data:
+            if old.facts.data and old.facts.data != facts.data:
                 raise DiffcoderError(
                     "data_differs",
                     f"The run in {folder} was made with other problems than the data holds now: give another "

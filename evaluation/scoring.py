@@ -24,7 +24,7 @@ class Answer:
 
 
 def score_one(task: Task, answer: Answer, sandbox: Sandbox) -> Verdict:
-    """A verdict, whatever happens to this one: only a sandbox that refuses ends the whole."""
+    """A verdict, whatever the completion does: only a sandbox or a judge that fails ends the whole."""
     if answer.item is None:
         return Verdict(False, f"{task.name} has no task_id {answer.task_id!r}", 0.0)
     lacking = task.missing(answer.item)
@@ -32,8 +32,12 @@ def score_one(task: Task, answer: Answer, sandbox: Sandbox) -> Verdict:
         return Verdict(False, f"not scored: {lacking}", 0.0)
     try:
         return task.score(answer.item, answer.completion, sandbox)
-    except DiffcoderError:
-        raise
+    except DiffcoderError as error:
+        if error.code != "judge_failed":
+            raise
+        raise DiffcoderError(
+            error.code, f"{answer.task_id} of {task.name}: {error.message} Is the data as published?"
+        ) from error
     except Exception as error:  # a benchmark row or a completion that our own code stumbles over
         return Verdict(False, f"could not be scored: {type(error).__name__}: {error}"[:300], 0.0)
 

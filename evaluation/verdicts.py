@@ -21,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from evaluation.sandbox import Limits, Outcome, Sandbox, wait
+from model.schema import DiffcoderError
 
 JUDGE = Path(__file__).with_name("judge.py")
 USUAL = Limits()
@@ -51,6 +52,8 @@ def judge_python(
     that name, over whatever `setup` defined; None binds what the tests use and nobody else defines,
     `[judge.EVERYTHING]` all that the program defines. `objects` lets the tests hold objects of the program (test
     set-ups that build its classes); without it every answer must be plain data.
+
+    Raises DiffcoderError where the tests' side itself fails: that says nothing of the program.
     """
     started = time.monotonic()
     chosen = None if names is None else list(names)
@@ -73,6 +76,11 @@ def judge_python(
         answer = json.loads(judged.stdout)
         passed, reason = answer["passed"] is True, str(answer["reason"])
     except (ValueError, KeyError, TypeError):
+        if judged.exit > 0 and not judged.killed:  # the judge itself: what is wrong is ours or the data's
+            said = judged.stderr.decode(errors="replace").strip()[-200:]
+            raise DiffcoderError(
+                "judge_failed", f"The tests could not be run ({said or judged.describe()})."
+            ) from None
         passed, reason = False, judged.describe()
     if not passed and ran.killed in ("memory", "time"):
         reason = ran.describe()

@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation import campaign, tasks
+from evaluation import campaign, tasks, verdicts
 from evaluation.cli import main, parser, variants
-from evaluation.runs import Facts, Run, Settings, digest
+from evaluation.runs import Facts, Run, Settings, chosen, digest
 from model.schema import DiffcoderError
 from tests.evaluation.test_runs import completion, facts, scored
 
@@ -267,6 +267,28 @@ def test_a_run_with_the_real_model(humaneval: Path, tmp_path: Path, default_mode
     others = Run.open(tmp_path / "b").completions()
     assert len(others) == 4
     assert all(others[key].text == answer.text for key, answer in answers.items())
+
+
+def test_a_judge_that_fails_is_no_verdict(
+    humaneval: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What goes wrong on the tests' side counts for nobody: nothing is recorded, and --resume scores it later."""
+    run = Run.start(tmp_path / "run", facts(verify="ar", limit=1), resume=False)
+    (name,) = chosen([item.id for item in tasks.one("humaneval").items(humaneval)], 1)
+    run.add(completion(name, completion="    return a + b\n"))
+    broken = tmp_path / "judge.py"
+    broken.write_text(
+        verdicts.JUDGE.read_text() + "\ndef verdict(job, channel):\n    raise ValueError('broken')\n"
+    )
+    words = ["humaneval", "--data", str(humaneval), "--verify", "ar", "--limit", "1", "--resume"]
+    words += ["--out", str(tmp_path / "run"), "--json"]
+    with monkeypatch.context() as patch:
+        patch.setattr(verdicts, "JUDGE", broken)
+        with pytest.raises(DiffcoderError, match=rf"{name} of humaneval: .*broken.*as published"):
+            main(words)
+    assert run.verdicts() == {}
+    assert main(words) == 0
+    assert len(run.verdicts()) == 1
 
 
 def test_ctrl_c_keeps_finished_work(humaneval: Path, tmp_path: Path) -> None:
