@@ -60,6 +60,7 @@ def edits(
             f"-n{most}",
             "--no-renames",
             "--no-ext-diff",
+            "--no-textconv",
             "--no-color",
             "--diff-filter=M",
         ),

@@ -16,8 +16,17 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from model.checkpoints import source_name, tensor_shapes
 from model.decoder import Config
 
-MARKS = ("<|endoftext|>", "<|fim_prefix|>", "<|fim_middle|>", "<|fim_suffix|>", "<|fim_pad|>")
-MARKS += ("<|im_start|>", "<|im_end|>", "<|file_sep|>", "<|repo_name|>")
+MARKS = (
+    "<|endoftext|>",
+    "<|fim_prefix|>",
+    "<|fim_middle|>",
+    "<|fim_suffix|>",
+    "<|fim_pad|>",
+    "<|im_start|>",
+    "<|im_end|>",
+    "<|file_sep|>",
+    "<|repo_name|>",
+)
 HUGGING_FACE = 1  # the style of `source_name`
 
 

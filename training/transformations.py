@@ -100,6 +100,7 @@ def _broken(old: str, function: _Function, rng: random.Random) -> tuple[str, str
     lines = old.split("\n")
     margin = len(old) - len(old.lstrip())
     spots: list[tuple[int, int, int, int, str, str]] = []
+    kind: type[ast.AST]
     for node in ast.walk(tree):
         if isinstance(node, ast.Compare) and len(node.ops) == 1:
             left, right, kind = node.left, node.comparators[0], type(node.ops[0])

@@ -145,8 +145,8 @@ class Tuning:
                 "run_exists",
                 f"{self.folder} holds a run of this repository: go on with --resume, or name another --run.",
             )
-        if not (options.resume or options.finish) and self.folder.exists():
-            shutil.rmtree(self.folder)  # what an earlier call prepared and never trained on
+        if not (options.resume or options.finish):
+            self._clear()
         self._prepare()
         corpus = Corpus(self.folder / "corpus")
         gaps = self._gaps(corpus)
@@ -167,6 +167,17 @@ class Tuning:
         if better:
             say(f"To use it: diffcoder tune {shlex.quote(str(self.repository))} --use")
         return 0
+
+    def _clear(self) -> None:
+        """Take away what an earlier call prepared and never trained on, and nothing else."""
+        if not self.folder.exists() or not any(self.folder.iterdir()):
+            return
+        if not (self.folder / "corpus").is_dir():
+            raise DiffcoderError("run_exists", f"{self.folder} holds something else: name another --run.")
+        for name in ("corpus", "edits"):
+            shutil.rmtree(self.folder / name, ignore_errors=True)
+        for name in ("before.json", "after.json", "trained.json"):
+            (self.folder / name).unlink(missing_ok=True)
 
     # --- stages
 
@@ -294,13 +305,14 @@ class Tuning:
         for index in range(_TRIAL_SEQUENCES):  # the first one finds everything cold
             begun = time.monotonic()
             loss = task.loss(np.random.default_rng([99, index]), 0, index)
-            loss.total.backward()  # type: ignore[no-untyped-call]
-            sequence_s = time.monotonic() - begun
+            loss.total.backward()
+            row_s = (time.monotonic() - begun) / loss.rows
         for parameter in task.parameters.values():
             parameter.grad = None
         recipe = self.recipe
-        step_s = sequence_s * recipe.sequences * 1.05
         tokens = task.tokens()
+        noisy = recipe.noisy_rows if task.model.drafting is not None else 0
+        step_s = row_s * (tokens / len(task.windows) + noisy) * recipe.sequences * 1.05
         left = self.options.minutes * 60 * 0.97 - (time.monotonic() - self.started) - measuring_s
         steps_an_epoch = len(task.windows) / recipe.sequences / (1 - (recipe.edits if task.edits else 0.0))
         steps = max(1, int(min(recipe.epochs * steps_an_epoch, left / step_s)))
@@ -386,9 +398,10 @@ class Tuning:
         )
 
     def _planned(self, plan: Plan) -> str:
+        few = "; that is little: allow more --minutes" if plan.epochs < 0.3 else ""
         return (
             f"{plan.steps} steps of {plan.step_s:.1f} s, {plan.epochs:.2f} times {plan.tokens_an_epoch:,} tokens;"
-            f" measuring twice {plan.measuring_s / 60:.1f} minutes; about {plan.seconds / 60:.0f} minutes in all"
+            f" measuring twice {plan.measuring_s / 60:.1f} minutes; about {plan.seconds / 60:.0f} minutes in all{few}"
         )
 
 

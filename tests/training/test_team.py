@@ -17,10 +17,12 @@ from model.loading import FUSED
 from model.masks import causal
 from model.schema import DiffcoderError
 from tests.model.folders import write_adapter
+from training.attention import MaskedAttention
 from training.corpus import Corpus
 from training.gated import FrozenLinear, checkpoint_sha256
 from training.layouts import Sequence
-from training.recipe import Team
+from training.network import network
+from training.recipe import Diffusion, Team
 from training.team import TeamModel, TeamTask, head_losses, merged, team_bytes
 
 RECIPE = Team(rank=4, length=40, sequences=2, infill=0.0, noisy_rows=12, steps=4)
@@ -135,6 +137,30 @@ def test_merged_weights_equal_the_unmerged_adapter(tiny_base: Path, tmp_path: Pa
         team.add_(1, names, x, added)
         whole = x @ torch.cat([weights[f"layers.1.{name}.weight"] for name in names]).T
         assert (added - whole).norm() < 0.03 * (whole - x @ plain.T).norm()
+
+
+def test_low_rank_weights_do_what_pefts_do(tiny_base: Path) -> None:
+    """The oracle: transformers' model of the base with peft's adapter of the same numbers."""
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    source = open_checkpoint(tiny_base)
+    parameters, decoder = network(Diffusion(rank=4, scale=2.0, seed=1), source.config, source.tensor)
+    generator = torch.Generator().manual_seed(5)
+    for name, value in parameters.items():
+        if name.endswith("lora_B"):
+            value.data = torch.randn(value.shape, generator=generator) * 0.05
+    names = {n: f"{n}_proj" for n in ("q", "k", "v", "o", "gate", "up", "down")}
+    settings = peft.LoraConfig(r=4, lora_alpha=8, target_modules=list(names.values()))
+    theirs = peft.get_peft_model(transformers.AutoModelForCausalLM.from_pretrained(tiny_base), settings)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            _, layer, part, side = name.split(".")
+            group = "self_attn" if part in "qkvo" else "mlp"
+            place = theirs.get_submodule(f"base_model.model.model.layers.{layer}.{group}.{names[part]}")
+            getattr(place, side)["default"].weight.copy_(value)
+        ids = torch.arange(30)
+        mask = MaskedAttention(torch.ones(30, 30, dtype=torch.bool).tril())
+        ours = decoder.logits(decoder.forward(decoder.embed(ids), ids, mask))
+        assert torch.allclose(ours, theirs(ids[None]).logits[0], atol=1e-3)
 
 
 def test_the_engine_computes_what_training_saw(tiny_base: Path, tmp_path: Path) -> None:

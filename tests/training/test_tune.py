@@ -143,6 +143,16 @@ def test_a_stop_keeps_the_work_and_resume_ends_where_an_unbroken_run_does(
     assert whole[8:].split(b"layers.0", 1)[1] == parts[8:].split(b"layers.0", 1)[1]
 
 
+def test_a_folder_that_is_no_run_is_left_alone(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("keep")
+    assert run(repository, base, recipe, "--run", str(tmp_path / "mine")) == 1
+    assert "something else" in capsys.readouterr().err
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
 @pytest.mark.parametrize("content", ["empty", "binary", "huge", "missing"])
 def test_a_repository_that_teaches_nothing_is_said_in_a_sentence(
     content: str, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
