@@ -94,7 +94,7 @@ vsix:
 	@cd editors/vscode && npm ci --silent --no-audit --no-fund
 	@cp constraints.txt LICENSE editors/vscode/
 	@mkdir -p $(DIST)
-	@cd editors/vscode && npm run --silent check && npm run --silent build \
+	@cd editors/vscode && npm run --silent check && npm test --silent >/dev/null && npm run --silent build \
 	  && npx vsce package --no-dependencies --allow-missing-repository --out $(abspath $(DIST))/ >/dev/null
 
 lock: $(VENV)/.installed-dev $(VENV)/.installed-editors $(VENV)/.installed-bench ## Write what is installed to constraints.txt, after you upgraded it

@@ -135,7 +135,7 @@ def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -
         process = subprocess.Popen(
             [*command, *options],
             cwd=home,
-            env=tools.environment | environment,
+            env=tools.environment | {"EXTENSIONS_GALLERY": "{}"} | environment,  # nothing to look up anywhere
             stdout=log,
             stderr=log,
             start_new_session=True,

@@ -64,8 +64,20 @@ export function moved(hunk: Hunk, change: Edit): Hunk | undefined {
   return undefined;
 }
 
+/** The one edit that puts the old lines of `hunks`, which are in order, back into a text with `lines`. */
+export function putBack(lines: string[], hunks: Hunk[], eol: string): Edit {
+  const first = hunks[0]!.start;
+  let at = first;
+  const by: string[] = [];
+  for (const hunk of hunks) {
+    by.push(...lines.slice(at, hunk.start), ...hunk.old);
+    at = hunk.end;
+  }
+  return replaceLines(lines, first, at, by, eol);
+}
+
 /** The edit that puts lines in the place of lines `start` to `end` (exclusive) of a text with `lines`. */
-export function replaceLines(lines: string[], start: number, end: number, by: string[], eol: string): Edit {
+function replaceLines(lines: string[], start: number, end: number, by: string[], eol: string): Edit {
   if (end < lines.length) {
     const text = by.map((line) => line + eol).join('');
     return { start: { line: start, character: 0 }, end: { line: end, character: 0 }, text };

@@ -19,7 +19,7 @@ import {
   workspace,
 } from 'vscode';
 import type { DecorationOptions, Disposable, Memento, TextDocument, TextDocumentChangeEvent, TextEditor } from 'vscode';
-import { hunksOf, moved, replaceLines, type Edit, type Hunk } from './hunks';
+import { hunksOf, moved, putBack, type Edit, type Hunk } from './hunks';
 import { Problem } from './messages';
 
 const KEY = 'reviews';
@@ -173,8 +173,7 @@ export class Reviews implements Disposable {
     this.tell(editor.document, review, hunks, outcome);
     if (outcome === 'rejected') {
       const lines = linesOf(editor.document.getText());
-      const edits = hunks.map((hunk) => replaceLines(lines, hunk.start, hunk.end, hunk.old, eol(editor.document)));
-      await this.apply(editor, edits, false);
+      await this.apply(editor, [putBack(lines, hunks, eol(editor.document))], false);
     }
     const settled = new Set(hunks);
     const left: Hunk[] = [];
