@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -22,6 +23,7 @@ WORD, LINE, NEXT, PREVIOUS = "\x1bw", "\x1bl", "\x1bn", "\x1bp"
 """The plugin's keys, as a terminal sends them."""
 
 _INIT = """\
+vim.g.loaded_python3_provider = 0 -- looked for when a Python file is opened, for seconds on a busy machine
 vim.opt.rtp:append({plugin})
 vim.opt.swapfile, vim.opt.shadafile, vim.opt.ruler, vim.opt.showcmd = false, 'NONE', false, false
 vim.opt.termguicolors, vim.opt.background = true, {background}
@@ -81,7 +83,7 @@ def command(terminal: Terminal, text: str) -> None:
 
 def started(terminal: Terminal, seconds: float = 60) -> None:
     """Wait until the server serves the file."""
-    terminal.wait("diffcoder: ", seconds)
+    terminal.wait(lambda shown: re.search(r"  diffcoder: [a-z]+", shown) is not None, seconds)
 
 
 def rows(terminal: Terminal) -> list[str]:

@@ -156,9 +156,8 @@ def test_a_review_survives_other_changes_and_drops_what_no_longer_fits(any_neovi
         terminal.wait("1 of 2", 30)
         terminal.keys(f"ggOzero{ESCAPE}")  # above: both move along
         terminal.wait("zero", 5)
-        terminal.keys(f"/six{ENTER}Ax")
-        terminal.wait("1 proposed change was dropped: the text there has changed", 5)
-        terminal.keys(ESCAPE)
+        terminal.keys(f"/six{ENTER}Ax{ESCAPE}")
+        terminal.wait("a proposed change was dropped: the text there has changed", 10)
         terminal.keys("g" + ENTER)
         terminal.wait("1 of 2 changes taken", 5)
         expect(terminal, folder, "zero\n" + NOTES.replace("two", "two!").replace("six", "sixx"))
@@ -220,10 +219,9 @@ def test_a_file_that_is_closed_while_the_model_works_loses_nothing(any_neovim, f
         command(terminal, f"2,3Diffcoder edit {' '.join(f'w{n}' for n in range(40))}")
         terminal.wait("▒▒▒", 20)
         command(terminal, "edit tabs.py | bdelete! notes.txt")
-        time.sleep(3)
-        terminal.settle()
-        assert "Error" not in terminal.text()
-        assert "x = 1" in terminal.text()
+        terminal.wait("x = 1", 10)
+        time.sleep(3)  # longer than the words take
+        assert "rror" not in terminal.settle()
         assert (folder / "notes.txt").read_text() == NOTES
 
 
@@ -272,7 +270,12 @@ def test_a_server_that_dies_is_started_again(any_neovim, folder, known_home):
         os.kill(server.pid, signal.SIGKILL)
         terminal.wait("Client diffcoder quit with exit code 0 and signal 9", 20)
         terminal.keys(ENTER)
-        terminal.wait("Client diffcoder quit", 5, absent=True)
+        terminal.settle(1)
+        terminal.keys(ENTER)
+        command(terminal, "messages")
+        terminal.wait("the server ended (signal 9) and is started again", 10)
+        terminal.keys(ENTER)
+        terminal.settle()
         ghost(terminal)
 
 
@@ -282,7 +285,8 @@ def test_the_command_completes_and_health_is_checked(any_neovim, folder, known_h
         terminal.keys(f":Diffcoder re{TAB}")
         shown = terminal.wait("restart", 5)
         assert "resume" in shown
-        terminal.keys(INTERRUPT)
+        terminal.keys(ESCAPE)
+        terminal.settle()
         command(terminal, "Diffcoder status")
         terminal.wait("answering: ", 10)
         terminal.keys(ENTER)
@@ -293,4 +297,4 @@ def test_the_command_completes_and_health_is_checked(any_neovim, folder, known_h
         command(
             terminal, f"helptags {Path(__file__).parents[2] / 'editors/nvim/doc'} | help diffcoder-review"
         )
-        terminal.wait("*diffcoder-review*", 10)
+        terminal.wait("What would go is marked in the buffer", 10)

@@ -9,8 +9,9 @@ function M.setup(options)
     return vim.notify('diffcoder: Neovim 0.11 or newer is needed: update it', vim.log.levels.ERROR)
   end
   local message = require('diffcoder.message')
-  for _, problem in ipairs(require('diffcoder.config').set(options)) do
-    message.warn(problem)
+  local problems = require('diffcoder.config').set(options)
+  if #problems > 0 then
+    message.warn(table.concat(problems, '\n'))
   end
   local look = require('diffcoder.look')
   look.define()

@@ -280,7 +280,7 @@ local function moved(client, buf)
   end
 end
 
---- The engine is ready now: ask for what it was not ready for.
+--- Ask for what the server or its engine was not ready for.
 ---@param client vim.lsp.Client
 function M.retry(client)
   local buf = api.nvim_get_current_buf()
@@ -490,6 +490,9 @@ function M.attach(client, buf)
     return M.cycle(-1)
   end)
   map(buf, keys.dismiss, 'hide the suggestion', M.dismiss)
+  vim.schedule(function()
+    M.retry(client) -- for somebody who was faster than the server
+  end)
 end
 
 return M

@@ -49,6 +49,7 @@ end
 ---@return string[]
 local function edited(lines, edits, encoding)
   local scratch = api.nvim_create_buf(false, true)
+  vim.bo[scratch].modifiable = true -- which `:set nomodifiable` has made the default
   api.nvim_buf_set_lines(scratch, 0, -1, false, lines)
   vim.lsp.util.apply_text_edits(edits, scratch, encoding)
   local new = api.nvim_buf_get_lines(scratch, 0, -1, false)
@@ -317,7 +318,10 @@ local function check(review)
   end
   local lost = before - #review.hunks
   if lost > 0 then
-    message.warn(('%d proposed change%s dropped: the text there has changed'):format(lost, lost == 1 and ' was' or 's were'))
+    local what = lost == 1 and 'a proposed change was' or ('%d proposed changes were'):format(lost)
+    message.when_idle(function()
+      message.warn(what .. ' dropped: the text there has changed')
+    end)
   end
   if #review.hunks == 0 then
     finish(review)
@@ -451,6 +455,7 @@ function M.diff()
   vim.cmd('rightbelow vnew')
   local scratch = api.nvim_get_current_buf()
   vim.bo[scratch].buftype, vim.bo[scratch].bufhidden, vim.bo[scratch].swapfile = 'nofile', 'wipe', false
+  vim.bo[scratch].modifiable = true
   api.nvim_buf_set_lines(scratch, 0, -1, false, lines)
   vim.bo[scratch].filetype, vim.bo[scratch].modifiable = filetype, false
   vim.cmd.diffthis()

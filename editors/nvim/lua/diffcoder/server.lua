@@ -16,6 +16,7 @@ local M = { name = 'diffcoder' }
 
 local status = {} ---@type table<integer, diffcoder.Status>
 local restarting = false
+local ids = {} ---@type integer[] clients that were started
 local deaths = {} ---@type number[]
 
 local DEATHS_SECONDS, MOST_DEATHS = 120, 2
@@ -184,6 +185,9 @@ end
 ---@param client vim.lsp.Client
 ---@param buf integer
 local function on_attach(client, buf)
+  if not vim.tbl_contains(ids, client.id) then
+    table.insert(ids, client.id)
+  end
   local info = client.server_info or {}
   local version = require('diffcoder').version
   if info.version and info.version ~= version then
@@ -236,25 +240,24 @@ function M.restart()
   end
   restarting = true
   vim.lsp.enable(M.name, false)
-  local clients = vim.lsp.get_clients({ name = M.name })
-  for _, client in ipairs(clients) do
-    client:stop()
-  end
   local waited, timer = 0, assert(vim.uv.new_timer())
   timer:start(0, 50, vim.schedule_wrap(function()
     if timer:is_closing() then
       return
     end
-    waited = waited + 50
-    local alive = vim.lsp.get_clients({ name = M.name })
-    if #alive > 0 and waited == 3000 then
-      for _, client in ipairs(alive) do
-        client:stop(true)
+    -- A client that is stopped is no longer listed, but what it leaves behind is cleared only when it has gone.
+    local alive = vim.tbl_filter(function(id)
+      return vim.lsp.get_client_by_id(id) ~= nil
+    end, ids)
+    for _, id in ipairs(alive) do
+      if waited == 0 or waited == 3000 then
+        vim.lsp.get_client_by_id(id):stop(waited > 0)
       end
     end
-    if #alive == 0 or waited > 5000 then
+    waited = waited + 50
+    if #alive == 0 or waited > 8000 then
       timer:close()
-      restarting = false
+      restarting, ids = false, {}
       M.start()
     end
   end))
