@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-editors lint package vsix bench faults faults-lsp bench-lsp train-smoke lock clean model
+.PHONY: help setup demo test test-editors lint package vsix bench faults faults-lsp bench-gaps bench-lsp train-smoke lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -72,6 +72,9 @@ faults: $(VENV)/.installed-dev model ## Break things on purpose: kills, cancels,
 
 faults-lsp: $(VENV)/.installed-dev ## Break the language server: random edits, mutated frames, broken handlers
 	@$(BIN)/python -P -m benchmarks.faults_lsp
+
+bench-gaps: $(VENV)/.installed-dev $(VENV)/.installed-bench model ## Fill 300 held-out gaps, with llama.cpp's infill beside us
+	@$(BIN)/python -P -m benchmarks.bench_gaps
 
 bench-lsp: $(VENV)/.installed-dev model ## Replay five minutes of typing against the language server
 	@$(BIN)/python -P -m benchmarks.bench_lsp

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any
 import httpx
 import msgspec
 
+from benchmarks.bench_lsp import ready
 from benchmarks.fit import balanced, indentation_right, repeats_suffix
 from benchmarks.held_out import Gap, gaps
 from benchmarks.lsp_client import CAPABILITIES, Client, Failed
@@ -108,15 +110,17 @@ def our_filler(model: str) -> Iterator[Callable[[int, Gap], Row]]:
     capabilities = CAPABILITIES | {"general": {"positionEncodings": ["utf-32"]}}
     with tempfile.TemporaryDirectory(prefix="dc-") as folder:
         Path(folder, "models").symlink_to(store.cache_folder() / "models")
-        environment = {"DIFFCODER_HOME": folder}
-        with Client("--model", model, **environment) as client:
+        with Client("--model", model, DIFFCODER_HOME=folder) as client:
             options: dict[str, Any] = {"alternatives": 1, "maxTokens": MAX_TOKENS}
             client.initialize(None, capabilities, inline=options)
             try:
+                ready(client)
                 yield lambda number, gap: ours(client, number, gap)
             finally:
                 command = [sys.executable, "-P", "-m", "diffcoder_lsp.cli", "engine", "stop"]
-                subprocess.run(command, env=os.environ | environment, check=False, capture_output=True)
+                subprocess.run(
+                    command, env=os.environ | {"DIFFCODER_HOME": folder}, check=False, capture_output=True
+                )
 
 
 @contextlib.contextmanager
@@ -229,6 +233,7 @@ def main() -> int:
     parser.add_argument("--no-peer", action="store_true", help="without llama.cpp")
     parser.add_argument("--explain", action="store_true", help="show each filling that does not fit")
     options = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the engine is stopped on the way out
     machine = describe(os.cpu_count() or 1)
     print(
         f"{machine.processor}, {machine.cores} cores, other programs use {machine.busy:.0%}; {options.model}"

@@ -58,9 +58,9 @@ class Gap:
         return self.text[self.end :]
 
 
-def files() -> Iterator[tuple[str, str]]:
+def files(packages: str = PACKAGES) -> Iterator[tuple[str, str]]:
     """(name, text) of the held-out files, always in the same order."""
-    for package in sorted(PACKAGES.split()):
+    for package in sorted(packages.split()):
         found = importlib.util.find_spec(package)
         if found is None or not found.submodule_search_locations:
             continue
@@ -76,11 +76,11 @@ def files() -> Iterator[tuple[str, str]]:
                 yield f"{package}/{name}", text
 
 
-def gaps(count: int, seed: int = 6) -> list[Gap]:
+def gaps(count: int, seed: int = 6, packages: str = PACKAGES) -> list[Gap]:
     """`count` gaps, a third of each kind, one a file and kind; a smaller count gives the first of a larger one."""
     draw = random.Random(seed)
     pools: dict[Kind, list[Gap]] = {"rest of a line": [], "within a line": [], "whole lines": []}
-    for name, text in files():
+    for name, text in files(packages):
         lines = list(_lines_of_tokens(text))
         found: dict[Kind, list[tuple[int, int]]] = {
             "rest of a line": _rests(text, lines),

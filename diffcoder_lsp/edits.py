@@ -89,7 +89,7 @@ def keep_line_ends(old: str, new: str, newline: str | None = None) -> str:
             found[c + offset] = line_end(old_lines[a + offset])
         at_old, at_new = b, d
     current = newline or newline_near("", old)
-    result = []
+    result: list[str] = []
     for line, end in zip(new_lines, found, strict=True):
         current = end or current
         if current == "\n" and not content(line) and result and line_end(result[-1]) == "\r":

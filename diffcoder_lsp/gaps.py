@@ -79,7 +79,7 @@ class Gap:
 
     `indent` is the white space that the gap's line begins with (up to the gap), `partial_identifier` the
     unfinished name that touches the gap from the left, `newline` the line end to write with, `language`
-    an LSP language identifier or None.
+    an LSP language identifier or None, `opened` what opened the string or comment in which `prefix` begins.
     """
 
     prefix: str
@@ -88,6 +88,7 @@ class Gap:
     partial_identifier: str
     newline: str
     language: str | None
+    opened: str = ""
 
     def request(self, limits: Limits, path: str | None = None, model: str | None = None) -> FillRequest:
         """What to ask the engine: models write `\\n`, so they read nothing else either."""

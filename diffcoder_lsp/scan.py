@@ -35,30 +35,53 @@ def _literals(language: str | None) -> re.Pattern[str]:
     return re.compile("|".join(parts), re.DOTALL)
 
 
+_OPENERS = ('"""', "'''", "/*", "//", "--", "#", "`", '"', "'")
+_ANY = re.compile(r"[^\n]")
 _PATTERNS: dict[str | None, re.Pattern[str]] = {}
+
+
+def blanked(text: str, language: str | None) -> str:
+    """`text` with every character of a string or comment but line ends replaced by a NUL: as long, and code alone."""
+    return _pattern(language).sub(lambda match: _ANY.sub("\0", match.group()), text)
+
+
+def _pattern(language: str | None) -> re.Pattern[str]:
+    if language not in _PATTERNS:
+        _PATTERNS[language] = _literals(language)
+    return _PATTERNS[language]
 
 
 def in_literal(prefix: str, language: str | None) -> bool:
     """Whether text written behind `prefix` would stand in a string or a comment."""
+    return bool(opened(prefix, language))
+
+
+def opened(prefix: str, language: str | None) -> str:
+    """What opened the string or comment that text behind `prefix` would stand in; nothing where it is code."""
+    start = open_at(prefix, language)
+    if start is None:
+        return ""
+    return next(opener for opener in _OPENERS if prefix.startswith(opener, start))
+
+
+def open_at(prefix: str, language: str | None) -> int | None:
+    """Where the string or comment begins that text behind `prefix` would stand in; None where it is code."""
     if language in _PROSE:
-        return False
-    if len(prefix) > _MOST:
-        prefix = prefix[prefix.find("\n", len(prefix) - _MOST) + 1 :]
-    if language not in _PATTERNS:
-        _PATTERNS[language] = _literals(language)
+        return None
+    skipped = prefix.find("\n", len(prefix) - _MOST) + 1 if len(prefix) > _MOST else 0
     last = None
-    for last in _PATTERNS[language].finditer(prefix):  # noqa: B007
+    for last in _pattern(language).finditer(prefix, skipped):  # noqa: B007
         pass
     if last is None or last.end() < len(prefix):
-        return False
+        return None
     text = last.group()
-    if text.startswith(("#", "--", "//")):
-        return True
-    for opener, closer in (('"""', '"""'), ("'''", "'''"), ("/*", "*/"), ("`", "`"), ('"', '"'), ("'", "'")):
-        if text.startswith(opener):
-            closed = len(text) >= len(opener) + len(closer) and text.endswith(closer)
-            return not closed or (len(closer) == 1 and _escaped(text))
-    return False
+    if not text.startswith(("#", "--", "//")):
+        opener = next(opener for opener in _OPENERS if text.startswith(opener))
+        closer = "*/" if opener == "/*" else opener
+        closed = len(text) >= len(opener) + len(closer) and text.endswith(closer)
+        if closed and not (len(closer) == 1 and _escaped(text)):
+            return None
+    return last.start()
 
 
 def _escaped(text: str) -> bool:

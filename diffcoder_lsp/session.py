@@ -6,8 +6,9 @@ text. Knows the protocol's types but not the connection: `send` is given to it.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from diffcoder_lsp import context, drafts
@@ -18,6 +19,7 @@ from diffcoder_lsp.engine_link import EngineLink
 from diffcoder_lsp.gaps import Gap, gap_between
 from diffcoder_lsp.lines import with_line_ends
 from diffcoder_lsp.protocol import Silence, StatusParams, Token
+from diffcoder_lsp.scan import opened
 from diffcoder_lsp.settings import Settings
 from diffcoder_lsp.statistics import Statistics
 from model.schema import DiffcoderError, FillRequest, Limits
@@ -41,7 +43,14 @@ def around(text: str, start: int, end: int, language: str | None) -> Gap:
         line = text.find("\n", first, start) + 1
         first = line or first
     last = min(len(text), end + SUFFIX_CHARS)
-    return gap_between(text[first:last], start - first, end - first, language)
+    gap = gap_between(text[first:last], start - first, end - first, language)
+    return replace(gap, opened=_opened(text[:first], language)) if first else gap
+
+
+@functools.lru_cache(maxsize=8)
+def _opened(before: str, language: str | None) -> str:
+    """`opened`, for what stands before a window: the same from key to key, and long."""
+    return opened(before, language)
 
 
 @dataclass

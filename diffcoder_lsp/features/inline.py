@@ -26,6 +26,7 @@ from diffcoder_lsp.protocol import (
     Token,
 )
 from diffcoder_lsp.scan import in_literal, unmatched, visible
+from diffcoder_lsp.seams import breaks_off, first_statement, kept_in_step
 from diffcoder_lsp.session import Session, around
 from model.schema import DiffcoderError, FillRequest, FillResponse, Limits
 
@@ -75,24 +76,25 @@ def fitted(text: str, gap: Gap) -> str:
     follows the gap written a second time."""
     text = visible(with_line_ends(text, "\n"), gap.prefix + gap.suffix).replace("\r", "")
     suffix = with_line_ends(gap.suffix, "\n")
-    text = _without_suffix(text, suffix)
+    literal = in_literal(gap.opened + gap.prefix, gap.language)
+    text = _without_suffix(text, suffix, literal)
+    text = text if literal else kept_in_step(text, gap)
     if not suffix or suffix.startswith("\n"):
         text = text.rstrip()
     return with_line_ends(text, gap.newline) if text.strip() else ""
 
 
-def _without_suffix(text: str, suffix: str) -> str:
+def _without_suffix(text: str, suffix: str, literal: bool) -> str:
     rest, _, below = suffix.partition("\n")
     rest = rest.rstrip()
     if rest.strip():
         lines = text.split("\n")
         # The rest of the gap's line again, at the end of the text or before further lines.
         overlap = next((n for n in range(len(rest), 0, -1) if lines[-1].endswith(rest[:n])), 0)
-        closers, _ = unmatched(text)
         tail = rest[:overlap]
-        if overlap and (
-            (overlap == len(rest) and len(rest) > 3) or (set(tail) <= set(")]}\"'`;,:") and closers)
-        ):
+        whole = overlap == len(rest) and len(rest) > 3 and not set(tail) <= set(")]}")
+        # Brackets of code are counted with all that stands around them (seams.py).
+        if overlap and (whole or (literal and set(tail) <= set(")]}\"'`;,:") and unmatched(text)[0])):
             lines[-1] = lines[-1][:-overlap]
             return "\n".join(lines)
         return text
@@ -181,7 +183,7 @@ class Inline:
         gap = around(document.text, start, offset, document.language)
         if completed:
             gap = replace(gap, prefix=gap.prefix + completed)
-        literal = automatic and in_literal(gap.prefix, document.language)
+        literal = automatic and in_literal(gap.opened + gap.prefix, document.language)
         single = is_single_line(gap, self._session.settings.inline.multiline)
         return _Ask(
             document,
@@ -249,7 +251,14 @@ class Inline:
         session, uri = self._session, ask.document.uri
         drafts = session.drafts(ask.document, ask.offset, "inline", ask.token)
         response = await session.link.fill(uri, request, drafts.on_draft)
-        text = fitted(secrets.reveal(response.text), ask.gap)
+        text = response.text
+        if ask.single_line and response.stop_reason == "line" and breaks_off(text, ask.gap):
+            # A call over several lines: it is wanted whole, or not at all.
+            limits = msgspec.structs.replace(request.limits, single_line=False)
+            below = msgspec.structs.replace(request, prefix=f"{request.prefix}{text}\n", limits=limits)
+            text += "\n" + (await session.link.fill(uri, below, drafts.on_draft)).text
+            text = first_statement(text, ask.gap)
+        text = fitted(secrets.reveal(text), ask.gap)
         drafts.done(text)
         reason = self._doubt(response, text) if ask.automatic else None
         if reason is not None:

@@ -1,0 +1,155 @@
+"""A filling held in step with what stands around it: its brackets and, in Python, its indentation.
+
+It is cut short where it leaves its place, and closed where it only lacks brackets. Plain text in, plain text out;
+rules of thumb on characters, as in scan.py, and like them quick enough for every answer.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from diffcoder_lsp.gaps import Gap
+from diffcoder_lsp.scan import blanked, open_at
+
+_NAMES = """
+    c cpp csharp dart go java javascript javascriptreact julia kotlin lua php python r rust scala swift typescript
+    typescriptreact zig
+"""
+_LANGUAGES = frozenset(_NAMES.split())
+"""Those in which brackets outside strings and comments come in pairs."""
+_OPENER = {")": "(", "]": "[", "}": "{"}
+_CLOSER = {opener: closer for closer, opener in _OPENER.items()}
+_TOP = re.compile(r"^[A-Za-z_@]", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class _Seam:
+    """`head` is the text before a filling from a line that is no part of a bracket, string or block on; `code` is `head`
+    and the filling, `tail` what follows up to such a line: both without strings and comments."""
+
+    head: str
+    code: str
+    tail: str
+
+    @classmethod
+    def of(cls, text: str, gap: Gap) -> _Seam:
+        whole = gap.opened + gap.prefix + text
+        code, end = blanked(whole, gap.language), len(whole) - len(text)
+        begin = len(gap.opened)
+        for match in _TOP.finditer(code, begin, end):
+            begin = match.start()
+        suffix = blanked(gap.suffix, gap.language)
+        line = suffix.find("\n") + 1
+        found = _TOP.search(suffix, line) if line else None
+        return cls(whole[begin:end], code[begin:], suffix[: found.start()] if found else suffix)
+
+    @property
+    def filling(self) -> str:
+        return self.code[len(self.head) :]
+
+
+def kept_in_step(text: str, gap: Gap) -> str:
+    """As much of `text` as can stand in `gap`, with the closing brackets that it lacks. Not for gaps in literals; lines
+    end in a newline."""
+    if not text or gap.language not in _LANGUAGES:
+        return text
+    if gap.language == "python":
+        text = _indented(text, gap)
+    return _bracketed(text, gap)
+
+
+def breaks_off(text: str, gap: Gap) -> bool:
+    """Whether a line ends within brackets that it opened, so that its statement goes on below."""
+    if "\n" in text or gap.suffix.partition("\n")[0].strip() or gap.language not in _LANGUAGES:
+        return False
+    return bool(_open(_Seam.of(text, gap).filling)[1])
+
+
+def first_statement(text: str, gap: Gap) -> str:
+    """`text` up to the first line end outside its own brackets."""
+    depth = 0
+    for at, char in enumerate(_Seam.of(text, gap).filling):
+        depth += (char in "([{") - (char in ")]}")
+        if char == "\n" and depth <= 0:
+            return text[:at]
+    return text
+
+
+def _open(code: str) -> tuple[str, str]:
+    """The closing brackets that nothing opens, and the opening ones that nothing closes."""
+    closers, stack = "", ""
+    for char in code:
+        if char in "([{":
+            stack += char
+        elif char in _OPENER:
+            if stack.endswith(_OPENER[char]):
+                stack = stack[:-1]
+            elif not stack:
+                closers += char
+    return closers, stack
+
+
+def _bracketed(text: str, gap: Gap) -> str:
+    seam = _Seam.of(text, gap)
+    behind = open_at(seam.head + text, gap.language)
+    # Where a string begins that has no end; a comment needs none.
+    unfinished = None if behind is None or (seam.head + text)[behind] in "#/-" else behind - len(seam.head)
+    outer, below = _open(seam.code[: len(seam.head)])[1], _open(seam.tail)[0]
+    # The suffix closes the outermost of what is open: the filling may close the rest, or open what the suffix lacks.
+    owed, lent = max(0, len(outer) - len(below)), max(0, len(below) - len(outer))
+    stack, whole = "", 0
+    for at, char in enumerate(seam.filling):
+        if char in "([{":
+            stack += char
+        elif char in _OPENER:
+            if stack.endswith(_OPENER[char]):
+                stack = stack[:-1]
+            elif not stack and owed and outer.endswith(_OPENER[char]):
+                outer, owed = outer[:-1], owed - 1
+            else:
+                return text[:at].rstrip()
+        elif char == "\n" and not stack and (unfinished is None or at < unfinished):
+            whole = at
+    if len(stack) <= lent and unfinished is None:
+        return text
+    if "\n" in text or not gap.suffix.partition("\n")[0].strip():
+        return text[:whole]
+    # On a line that goes on, the model takes a bracket that stands there for its own: that one is written too.
+    text = text if unfinished is None else text[:unfinished].rstrip(" ,")
+    return text.rstrip() + "".join(_CLOSER[char] for char in reversed(stack[lent:]))
+
+
+def _indented(text: str, gap: Gap) -> str:
+    """Without the first line that is neither in an open block nor begins one behind a colon, and all below it."""
+    seam = _Seam.of(text, gap)
+    head, code = seam.head, seam.code
+    whole = head + text
+    cursor, column = head.count("\n"), len(head.rpartition("\n")[2])
+    levels, header, depth, at, joined = [""], False, 0, 0, False
+    for number, line in enumerate(whole.split("\n")):
+        shown, begins = code[at : at + len(line)], at
+        at += len(line) + 1
+        # Within a bracket, a string of several lines, or behind a backslash.
+        inside = depth > 0 or shown.startswith("\0") or joined
+        joined = shown.endswith("\\")
+        depth = max(0, depth + sum((char in "([{") - (char in ")]}") for char in shown))
+        content = line.lstrip(" \t")
+        if content and not inside and not content.startswith("#"):
+            indent = line[: len(line) - len(content)]
+            if number == cursor and len(indent) > column and not (header and column <= len(levels[-1])):
+                return _indented(
+                    text.lstrip(" \t"), gap
+                )  # the cursor stands at the line's indentation already
+            if header and len(indent) > len(levels[-1]) and indent.startswith(levels[-1]):
+                levels.append(indent)
+            elif not header and indent in levels:
+                del levels[levels.index(indent) + 1 :]
+            elif number > cursor:
+                return whole[len(head) : begins].rstrip()
+            else:  # the user's own, whatever it is
+                levels = [*(level for level in levels if len(level) < len(indent)), indent]
+            header = False
+        if shown.strip(" \t\0"):
+            header = depth == 0 and shown.rstrip(" \t\0").endswith(":")
+    return text
