@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,7 +20,7 @@ import pytest
 from model import store
 from tests.editors import installing
 from tests.editors.installing import Editor, Missing
-from tests.editors.picture import picture, save
+from tests.editors.picture import animate, picture, save
 from tests.editors.terminal import Terminal
 
 HERE = Path(__file__).parent
@@ -113,3 +114,27 @@ def keep(request: pytest.FixtureRequest) -> Callable[[Terminal, str], None]:
                 (folder / f"{name}.txt").write_text(terminal.text().rstrip() + "\n", encoding="utf-8")
 
     return keep
+
+
+@pytest.fixture
+def film(request: pytest.FixtureRequest) -> Callable[[Terminal, str, str, float], None]:
+    """Wait until a terminal shows a text, and keep what it showed meanwhile as an animation, without long waits."""
+    folder: Path | None = request.config.getoption("--screens", None)
+
+    def film(terminal: Terminal, name: str, wanted: str, seconds: float) -> None:
+        seen: list[tuple[str, list, tuple[int, int]]] = []
+
+        def look(shown: str) -> bool:
+            still = re.sub(r"[◐◓◑◒] \d+ s", "", shown)
+            if not seen or still != seen[-1][0]:
+                seen.append((still, terminal.cells(), terminal.cursor()))
+            return wanted in shown
+
+        terminal.wait(look, seconds)
+        terminal.settle(0.2, 2)
+        if folder is not None and not terminal.light:
+            images = [picture(cells, cursor) for _, cells, cursor in seen]
+            last = picture(terminal.cells(), terminal.cursor())
+            animate([(image, 0.25) for image in images] + [(last, 3.0)], folder / f"{name}.gif")
+
+    return film

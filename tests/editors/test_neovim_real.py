@@ -99,13 +99,13 @@ def test_ghost_text_of_the_model_is_taken(new_neovim, folder, real_home, keep, l
 
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
-def test_an_edit_is_drafted_and_reviewed(new_neovim, folder, real_home, keep, light):
+def test_an_edit_is_drafted_and_reviewed(new_neovim, folder, real_home, keep, film, light):
     with neovim(new_neovim, folder, "basket.py", real_home, light=light) as terminal:
         started(terminal)
         command(terminal, "4,8Diffcoder edit Rename basket to fruits")
         terminal.wait("▒▒▒", PATIENCE)
         keep(terminal, "neovim_draft")
-        terminal.wait("1 of 2", PATIENCE)
+        film(terminal, "neovim_denoising", "1 of 2", PATIENCE)
         keep(terminal, "neovim_review")
         terminal.keys(ENTER)
         terminal.wait("1 of 1", 20)

@@ -75,8 +75,10 @@ function M.expect(buf, kind, first, last, hint)
   local began, frame = vim.uv.now(), 0
   mine.timer = assert(vim.uv.new_timer())
   mine.timer:start(0, 100, vim.schedule_wrap(function()
-    if expected[buf] ~= mine or not api.nvim_buf_is_valid(buf) then
+    if expected[buf] ~= mine then
       return
+    elseif not api.nvim_buf_is_loaded(buf) then
+      return stop(buf)
     end
     frame = frame % (2 * #FRAMES) + 1
     local words = (' %s %.0f s%s'):format(FRAMES[math.ceil(frame / 2)], (vim.uv.now() - began) / 1000, hint and '  ' .. hint or '')

@@ -17,15 +17,6 @@ function M.warn(text)
   M.say(text, vim.log.levels.WARN)
 end
 
---- Say something that nobody asked for: once a session.
----@param text string
-function M.once(text)
-  if not told[text] then
-    told[text] = true
-    M.warn(text)
-  end
-end
-
 --- Run `work` as soon as it takes no keys from somebody who types.
 ---@param work fun()
 function M.when_idle(work)
@@ -42,6 +33,17 @@ function M.when_idle(work)
       })
     end
   end)
+end
+
+--- Say something that nobody asked for: once a session, and when it is not lost on somebody who types.
+---@param text string
+function M.once(text)
+  if not told[text] then
+    told[text] = true
+    M.when_idle(function()
+      M.warn(text)
+    end)
+  end
 end
 
 --- vim.ui.select, for which an interrupt is no choice and no error.
