@@ -85,7 +85,7 @@ def write(places: Sequence[Path], out: Path) -> list[Path]:
     intro = (
         "Shares are pass@1 with 95 % intervals (Wilson for one sample a problem, bootstrap over problems otherwise). "
         f"Measured on: {machines}. How each benchmark is scored, and what differs from its own harness, is in "
-        "evaluation.md."
+        "docs/evaluation.md."
     )
     page, parts = [], []
     pictures: dict[Path, str] = {}

@@ -24,7 +24,8 @@ def wilson(passed: int, total: int, z: float = 1.959963984540054) -> tuple[float
     middle = share + z * z / (2 * total)
     spread = z * math.sqrt(share * (1 - share) / total + z * z / (4 * total * total))
     scale = 1 + z * z / total
-    return max(0.0, (middle - spread) / scale), min(1.0, (middle + spread) / scale)
+    low, high = (middle - spread) / scale, (middle + spread) / scale
+    return max(0.0, min(low, share)), min(1.0, max(high, share))  # rounding may put 0 or 1 outside
 
 
 def bootstrap(

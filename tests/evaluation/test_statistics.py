@@ -100,3 +100,10 @@ def test_restraint(answers: list[tuple[float, bool]]) -> None:
         assert quiet.separation(answers) == pytest.approx(wanted)
     else:
         assert math.isnan(quiet.separation(answers))
+
+
+def test_an_interval_holds_its_share() -> None:
+    for total in range(1, 200):
+        for passed in (0, 1, total // 2, total):
+            low, high = statistics.wilson(passed, total)
+            assert 0 <= low <= passed / total <= high <= 1
