@@ -175,7 +175,7 @@ def report(rows: Sequence[Row], *, explain: bool) -> int:
     print(f"{'':34} {'repeats':>8} {'indented':>9} {'brackets':>9} {'1st line':>9} {'empty':>6} {'ms':>7}")
     for who in (OURS, PEER):
         mine = [row for row in rows if row.who == who]
-        for kind in (*dict.fromkeys(row.kind for row in mine), "all"):
+        for kind in (*dict.fromkeys(row.kind for row in mine), *(["all"] if mine else [])):
             some = [row for row in mine if kind in ("all", row.kind)]
             kept = [bool(row.balanced) for row in some if row.balanced is not None]
             times = sorted(row.ms for row in some)
