@@ -338,6 +338,8 @@ class Tuning:
             )
         with self.live.training(recipe.steps) as line:
             trainer = Trainer(recipe, task, self.folder, resume, report=line, log_steps=1)
+            if not resume:
+                trainer.evaluate()
             trainer.train(0.0 if self.options.finish else 1e9)
         if not trainer.stopping:
             write_atomically(done, json.dumps({"step": trainer.step}).encode())

@@ -72,14 +72,14 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.delenv("DIFFCODER_EVALS", raising=False)
     path = tmp_path / "quick.toml"
     path.write_text(
-        'kind = "team"\nrank = 8\nlength = 128\nsequences = 2\ninfill = 0.5\nepochs = 6.0\nlr = 2e-2\n'
+        'kind = "team"\nrank = 8\nlength = 128\nsequences = 2\ninfill = 0.5\nepochs = 3.0\nlr = 2e-2\n'
         "lr_warmup = 2\nema = 0.5\n"
     )
     return path
 
 
 def run(repository: Path, base: Path, recipe: Path, *more: str) -> int:
-    common = ["--model", str(base), "--recipe", str(recipe), "--gaps", "12", "--threads", "1"]
+    common = ["--model", str(base), "--recipe", str(recipe), "--gaps", "8", "--threads", "1"]
     return tune.main([str(repository), *common, *more])
 
 
