@@ -42,7 +42,7 @@ demo: $(VENV)/.installed model ## Fill a gap in a real file and edit another, fr
 	@$(BIN)/diffcoder demo
 
 test: setup ## Run every test, with the real default model
-	@$(BIN)/pytest --durations=10
+	@$(BIN)/pytest --durations=10 --ignore=tests/editors
 
 $(VENV)/.installed-editors: $(VENV)/.installed-dev
 	@echo "installing what drives editors"

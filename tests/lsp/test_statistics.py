@@ -11,7 +11,7 @@ import pytest
 
 from diffcoder_lsp import statistics
 from diffcoder_lsp.statistics import Statistics, Tally, tallies
-from tests.lsp.test_server import URI, home, ready, start  # noqa: F401  # its fixtures are ours
+from tests.lsp.scripted import URI, ready
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def test_days_leave_out_what_is_older(cache):
     assert tallies(1)[2].shown == 0
 
 
-def test_a_client_that_accepts_ghost_text_is_counted_without_telling(start, home):  # noqa: F811
+def test_a_client_that_accepts_ghost_text_is_counted_without_telling(start, scripted_home):
     with start() as client:
         ready(client)
         client.open(URI, "d = ")
@@ -113,6 +113,6 @@ def test_a_client_that_accepts_ghost_text_is_counted_without_telling(start, home
         assert rows[1]["rejected"] == 2
     command = [sys.executable, "-m", "diffcoder_lsp.cli", "stats", "--json"]
     said = subprocess.run(
-        command, env={"DIFFCODER_HOME": str(home)}, capture_output=True, check=True, cwd="/"
+        command, env={"DIFFCODER_HOME": str(scripted_home)}, capture_output=True, check=True, cwd="/"
     )
     assert json.loads(said.stdout) == rows
