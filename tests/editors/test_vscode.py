@@ -35,6 +35,7 @@ FILES = {
 }
 SETTINGS = {
     "diffcoder.inline.confidence": 0,  # the test is about the editor, not about when the model is sure
+    "diffcoder.inline.alternatives": 1,
     "chat.disableAIFeatures": True,
     "workbench.startupEditor": "none",
     "workbench.secondarySideBar.defaultVisibility": "hidden",
@@ -98,7 +99,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
 
 def test_ghost_text_is_accepted_by_word_then_whole(found):
     step = found("ghost")
-    typed = FILES["ghost.py"] + "def double(x):\n    return "
+    typed = step["typed"]
     assert step["shown"]
     taken = step["word"].removeprefix(typed)
     assert taken

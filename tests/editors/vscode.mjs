@@ -76,7 +76,6 @@ export class Window {
     await this.keys('Control+i');
     await this.page.waitForSelector('.quick-input-widget:visible input');
     await this.type(instruction, 5);
-    await this.page.locator('.quick-input-list .monaco-list-row', { hasText: instruction }).first().waitFor();
     await this.keys('Enter');
   }
 
@@ -117,11 +116,48 @@ export class Window {
     await this.page.waitForTimeout(200);
   }
 
-  /** The document as it stands on the disk after a save. */
+  /** The document in front, as it is on the screen, once it stays the same for a moment. */
+  async text() {
+    const read = () =>
+      this.page.evaluate(() =>
+        [...document.querySelectorAll('.editor-group-container.active .view-lines .view-line')]
+          .sort((a, b) => parseFloat(a.style.top) - parseFloat(b.style.top))
+          .map((line) => {
+            const copy = line.cloneNode(true);
+            for (const ghost of copy.querySelectorAll('[class*=ghost-text]')) ghost.remove();
+            return copy.textContent.replace(/[\u00a0\u00b7]/g, ' ').replace(/\u200c/g, '');
+          })
+          .join('\n'),
+      );
+    for (let last = await read(), tries = 0; ; tries += 1) {
+      await this.page.waitForTimeout(700);
+      const now = await read();
+      if (now === last || tries > 20) return now;
+      last = now;
+    }
+  }
+
+  /** The document once `holds` is true of it. */
+  async textWhere(holds) {
+    for (let tries = 0; tries < 60; tries += 1) {
+      const text = await this.text();
+      if (holds(text)) return text;
+    }
+    return this.text();
+  }
+
+  /** The file after a save. */
   async saved(file) {
-    await this.page.keyboard.press('Control+s');
-    await this.page.waitForFunction(() => !document.querySelector('.tab.active.dirty'), null, { timeout: 10000 });
-    return fs.readFileSync(path.join(options.folder, file), 'utf8');
+    await this.page.waitForTimeout(500);
+    await this.keys('Control+s');
+    await this.page.waitForTimeout(500);
+    await this.page.locator('.tab.active.dirty').waitFor({ state: 'detached', timeout: SLOW });
+    return onDisk(file);
+  }
+
+  /** Wait until no lens has this title. */
+  async gone(title) {
+    for (let tries = 0; tries < 300 && (await this.lens(title).count()); tries += 1) await this.page.waitForTimeout(200);
   }
 
   ghost() {
@@ -138,11 +174,11 @@ export class Window {
   async waitForGhost() {
     // On a busy machine an automatic suggestion is given up as too slow; one that is asked for is not.
     for (let tries = 0; tries < 40; tries += 1) {
-      for (const end = Date.now() + 6000; Date.now() < end; await this.page.waitForTimeout(100)) {
+      for (const end = Date.now() + 10000; Date.now() < end; await this.page.waitForTimeout(100)) {
         const text = await this.ghost();
         if (text) return text;
       }
-      if (tries % 4 === 1) await this.keys('Alt+\\');
+      if (tries % 6 === 0) await this.keys('Alt+\\');
     }
     return '';
   }
@@ -204,13 +240,14 @@ const STEPS = {
     await w.keys('Control+End');
     await w.type('def double(x):\nreturn '); // the editor indents
     const shown = await w.waitForGhost();
+    const typed = await w.text();
     await w.shot('ghost');
     await w.keys('Control+ArrowRight');
-    await w.page.waitForTimeout(500);
-    const word = await w.saved('ghost.py');
+    const word = await w.textWhere((text) => text !== typed);
     await w.waitForGhost();
     await w.keys('Tab');
-    return { shown, word, all: await w.saved('ghost.py') };
+    await w.textWhere((text) => text !== word);
+    return { shown, typed, word, all: await w.saved('ghost.py') };
   },
 
   async edit(w) {
@@ -219,13 +256,13 @@ const STEPS = {
     await w.select(1, 5);
     await w.say('Rename the variable result to money');
     const drafts = await w.reviewed();
-    await w.lens('Change 2 of 2').waitFor({ timeout: SLOW });
+    await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
     const made = await w.saved('prices.py');
     await w.shot('review');
     await w.keys('Alt+Enter');
-    await w.lens('Change 1').waitFor({ state: 'detached' });
+    await w.gone('Change');
     await w.keys('Alt+Backspace');
-    await w.lens('Accept').waitFor({ state: 'detached' });
+    await w.gone('Accept');
     const decided = await w.saved('prices.py');
     await w.keys('Control+z');
     return { before, drafts, made, decided, undone: await w.saved('prices.py') };
@@ -238,7 +275,7 @@ const STEPS = {
     const lenses = await w.page.locator('.codelens-decoration a').allInnerTexts();
     await w.shot('gaps');
     await w.keys('Shift+Alt+Enter');
-    await w.lens('Accept').waitFor({ state: 'detached' });
+    await w.gone('Accept');
     const filled = await w.saved('gaps.py');
     await w.keys('Control+z');
     return { drafts, lenses, filled, undone: await w.saved('gaps.py') };
@@ -247,8 +284,7 @@ const STEPS = {
   async fix(w) {
     await w.openFile('colours.json');
     await w.page.locator('.squiggly-error').first().waitFor({ timeout: SLOW });
-    await w.keys('F8');
-    await w.keys('Escape');
+    await w.goTo(3, 5);
     await w.keys('Control+.');
     const offer = w.page.locator('.action-widget .monaco-list-row', { hasText: 'diffcoder: fix' }).first();
     await offer.waitFor({ timeout: SLOW });
@@ -257,6 +293,7 @@ const STEPS = {
     await offer.click();
     await w.reviewed();
     await w.keys('Shift+Alt+Enter');
+    await w.gone('Accept');
     return { offered, fixed: await w.saved('colours.json') };
   },
 
@@ -280,7 +317,9 @@ const STEPS = {
     await w.type('def triple(x):\nreturn ');
     const shown = await w.waitForGhost();
     const [after] = engines();
+    const typed = await w.text();
     await w.keys('Tab');
+    await w.textWhere((text) => text !== typed);
     return { before: before.pid, after: after.pid, shown, messages: await w.messages(), text: await w.saved('ghost.py') };
   },
 
@@ -291,13 +330,13 @@ const STEPS = {
     await w.reviewed();
     const made = await w.saved('prices.py');
     await w.reload();
-    await w.lens('Change 2 of 2').waitFor({ timeout: SLOW });
     await w.running();
+    await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
     await w.lens('Reject').first().click();
-    await w.lens('Change').waitFor({ state: 'detached' });
+    await w.gone('Change');
     const one = await w.saved('prices.py');
     await w.lens('Reject').first().click();
-    await w.lens('Accept').waitFor({ state: 'detached' });
+    await w.gone('Accept');
     return { made, one, all: await w.saved('prices.py') };
   },
 

@@ -137,10 +137,9 @@ export class Editing implements Disposable {
     const render = () => {
       const typed = box.value.trim();
       const items = known();
-      // What is typed comes first, so that Enter always sends it.
-      box.items = typed && !items.some((item) => item.label === typed)
-        ? [{ label: typed, iconPath: new ThemeIcon('sparkle'), alwaysShow: true }, ...items]
-        : items;
+      // What is typed comes first, so that Enter sends it.
+      const own = { label: typed, iconPath: new ThemeIcon('sparkle'), alwaysShow: true };
+      box.items = typed ? [own, ...items.filter((item) => item.label !== typed)] : items;
     };
     render();
     editor.setDecorations(this.marked, [range]);
@@ -151,7 +150,10 @@ export class Editing implements Disposable {
         render();
       });
       box.onDidAccept(() => {
-        resolve(box.selectedItems[0]?.label ?? (box.value.trim() || undefined));
+        // The list may lag behind fast fingers: an entry that does not hold what is typed was not meant.
+        const typed = box.value.trim();
+        const chosen = box.selectedItems[0]?.label ?? '';
+        resolve((chosen.toLowerCase().includes(typed.toLowerCase()) ? chosen : typed) || undefined);
         box.hide();
       });
       box.onDidHide(() => {
