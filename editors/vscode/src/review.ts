@@ -9,7 +9,6 @@ import {
   Position,
   Range,
   Selection,
-  TextDocumentChangeReason,
   TextEditorRevealType,
   ThemeColor,
   Uri,
@@ -212,8 +211,8 @@ export class Reviews implements Disposable {
     const review = this.open.get(event.document.uri.toString());
     if (!review || this.own || !event.contentChanges.length) return;
     const text = event.document.getText();
-    if (event.reason === TextDocumentChangeReason.Undo && text === review.before) {
-      this.open.delete(review.uri);
+    if (text === review.before) {
+      this.open.delete(review.uri); // undone, or the file was read again as it was
     } else {
       // From the last to the first, each change is in the coordinates of the text that the hunks are placed in.
       const changes = [...event.contentChanges].sort((a, b) => b.rangeOffset - a.rangeOffset);
@@ -232,7 +231,7 @@ export class Reviews implements Disposable {
     const uri = document.uri.toString();
     const kept = this.memory.get<Record<string, Review>>(KEY, {})[uri];
     if (!kept || this.open.has(uri)) return;
-    if (kept.text === document.getText()) {
+    if (kept.text === document.getText() && kept.before !== kept.text) {
       this.open.set(uri, { ...kept });
       this.update();
     }
