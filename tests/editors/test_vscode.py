@@ -75,7 +75,7 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
             options = {
                 "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
                 "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
-                "home": str(cache), "data": str(home / "data"),
+                "home": str(cache),
             }  # fmt: skip
             said = subprocess.run(
                 ["node", str(STEPS), json.dumps(options)],

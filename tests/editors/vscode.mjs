@@ -229,11 +229,9 @@ function engines() {
 }
 
 function setSetting(name, value) {
-  const file = path.join(options.data, 'User', 'settings.json');
-  const all = JSON.parse(fs.readFileSync(file, 'utf8'));
-  if (value === undefined) delete all[name];
-  else all[name] = value;
-  fs.writeFileSync(file, JSON.stringify(all));
+  const folder = path.join(options.folder, '.vscode');
+  fs.mkdirSync(folder, { recursive: true });
+  fs.writeFileSync(path.join(folder, 'settings.json'), JSON.stringify({ [name]: value }));
 }
 
 const STEPS = {
@@ -302,10 +300,10 @@ const STEPS = {
 
   async prompt(w) {
     await w.command('diffcoder: Show Prompt');
-    await w.page.locator('.tab.active', { hasText: 'Untitled' }).waitFor({ timeout: SLOW });
+    await w.page.locator('.tab.active', { hasText: 'prompt.json' }).waitFor({ timeout: SLOW });
     await w.page.waitForTimeout(500);
     const text = await w.page.locator('.editor-group-container.active .view-lines').innerText();
-    await w.keys('Control+F4');
+    await w.command('View: Close Editor');
     return { text: text.replace(/\u00a0/g, ' ') };
   },
 
@@ -363,7 +361,8 @@ const STEPS = {
       await w.page.waitForTimeout(50);
     }
     await w.status().filter({ hasText: 'tiny' }).waitFor({ timeout: SLOW });
-    setSetting('diffcoder.model', undefined);
+    await w.command('diffcoder: Choose Model');
+    await w.choose('Qwen2.5-Coder 0.5B');
     await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
     return { offered, asked, cancel, seen: [...seen], here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
   },
@@ -374,7 +373,7 @@ const STEPS = {
     await frame.locator('table').waitFor({ timeout: SLOW });
     const text = await frame.locator('table').innerText();
     await w.shot('statistics');
-    await w.keys('Control+F4');
+    await w.command('View: Close Editor');
     return { text };
   },
 

@@ -276,7 +276,7 @@ export class Editing implements Disposable {
     if (!job) return [];
     const at = new Range(job.line, 0, job.line, 0);
     return [
-      new CodeLens(at, { title: `$(loading~spin) ${job.title}`, command: '' }),
+      new CodeLens(at, { title: `$(loading~spin) ${job.title}`, command: '' }),
       new CodeLens(at, { title: 'Stop (Esc)', command: 'diffcoder.cancel' }),
     ];
   }

@@ -1,6 +1,6 @@
 // Where the editor meets us: makes the parts, knows the commands, and turns every failure into a message.
-import { commands, window, workspace } from 'vscode';
-import type { ExtensionContext } from 'vscode';
+import { commands, EventEmitter, Uri, window, workspace } from 'vscode';
+import type { ExtensionContext, TextDocumentContentProvider } from 'vscode';
 import { Editing } from './edit';
 import { install } from './install';
 import { Problem, sentence, tell } from './messages';
@@ -14,6 +14,23 @@ import { TuneView } from './tune';
 
 let server: Server | undefined;
 
+/** The last prompt that was asked for, as a document that nobody can edit. */
+class Prompts implements TextDocumentContentProvider {
+  readonly uri = Uri.from({ scheme: 'diffcoder-prompt', path: '/prompt.json' });
+  private readonly changed = new EventEmitter<Uri>();
+  readonly onDidChange = this.changed.event;
+  private text = '';
+
+  set(text: string): void {
+    this.text = text;
+    this.changed.fire(this.uri);
+  }
+
+  provideTextDocumentContent(): string {
+    return this.text;
+  }
+}
+
 export async function activate(context: ExtensionContext): Promise<void> {
   const channel = window.createOutputChannel('diffcoder', { log: true });
   server = new Server(context, channel);
@@ -22,7 +39,9 @@ export async function activate(context: ExtensionContext): Promise<void> {
   const editing = new Editing(own, reviews, context.globalState);
   const bar = new StatusBar(own, editing.onWork);
   const tune = new TuneView(context, own);
+  const prompts = new Prompts();
   context.subscriptions.push(channel, own, reviews, editing, bar, tune);
+  context.subscriptions.push(workspace.registerTextDocumentContentProvider(prompts.uri.scheme, prompts));
 
   reviews.onOutcome((told) => {
     // Statistics are worth no message when there is nobody to count.
@@ -44,7 +63,7 @@ export async function activate(context: ExtensionContext): Promise<void> {
     previousHunk: () => reviews.go(-1),
     menu: () => bar.menu(),
     chooseModel: () => chooseModel(own),
-    showSentPrompt: () => showPrompt(own),
+    showSentPrompt: () => showPrompt(own, prompts),
     showLog: () => channel.show(),
     statistics: () => showStatistics(own),
     tune: () => tune.show(),
@@ -99,7 +118,7 @@ function number(value: unknown): number | undefined {
   return typeof value === 'number' ? value : undefined;
 }
 
-async function showPrompt(server: Server): Promise<void> {
+async function showPrompt(server: Server, prompts: Prompts): Promise<void> {
   const uri = window.activeTextEditor?.document.uri;
   const ask = (argument: object) => server.execute<string | null>('diffcoder.showPrompt', argument);
   const sent = (uri && (await ask({ uri: uri.toString() }))) ?? (await ask({}));
@@ -108,8 +127,8 @@ async function showPrompt(server: Server): Promise<void> {
       { title: 'Suggest Something', run: () => commands.executeCommand('editor.action.inlineSuggest.trigger') },
     ]);
   }
-  const document = await workspace.openTextDocument({ language: 'json', content: sent });
-  await window.showTextDocument(document, { preview: true });
+  prompts.set(sent);
+  await window.showTextDocument(await workspace.openTextDocument(prompts.uri), { preview: true });
 }
 
 async function toggleLanguage(): Promise<void> {

@@ -266,13 +266,13 @@ export class Reviews implements Disposable {
       const lens = (title: string, command: string, tooltip: string, ...given: unknown[]) =>
         new CodeLens(at, { title, command: `diffcoder.${command}`, tooltip, arguments: given });
       const gone = hunk.old.length - (hunk.end - hunk.start);
-      const which = several ? `Change ${index + 1} of ${review.hunks.length}: ` : '';
       return [
-        lens(`${which}$(check) Accept`, 'acceptHunk', summary(hunk), index),
-        lens('$(close) Reject', 'rejectHunk', 'Put the text before back', index),
-        ...(index === 0 && several ? [lens('$(check-all) Accept All', 'acceptAll', 'Take every change')] : []),
-        ...(index === 0 && review.again ? [lens('$(refresh) Try Again', 'tryAgain', 'Put all back and ask once more')] : []),
-        ...(index === 0 ? [lens('$(diff) Compare', 'showDiff', 'Show the text before beside it')] : []),
+        ...(several ? [new CodeLens(at, { title: `Change ${index + 1} of ${review.hunks.length}`, command: '' })] : []),
+        lens('$(check) Accept', 'acceptHunk', summary(hunk), index),
+        lens('$(close) Reject', 'rejectHunk', 'Put the text before back', index),
+        ...(index === 0 && several ? [lens('$(check-all) Accept All', 'acceptAll', 'Take every change')] : []),
+        ...(index === 0 && review.again ? [lens('$(refresh) Try Again', 'tryAgain', 'Put all back and ask once more')] : []),
+        ...(index === 0 ? [lens('$(diff) Compare', 'showDiff', 'Show the text before beside it')] : []),
         ...(gone > 0 && hunk.start === hunk.end ? [lens(`− ${gone} lines`, 'showDiff', 'Removed lines')] : []),
       ];
     });
