@@ -177,7 +177,14 @@ local function draw(review)
   for number, hunk in ipairs(review.hunks) do
     local row = place(review, hunk)
     for offset, line in ipairs(hunk.old) do
-      api.nvim_buf_set_extmark(buf, ns, row + offset - 1, 0, { line_hl_group = 'DiffcoderRemoved', priority = 200 })
+      -- No line_hl_group: that would lie over what differs within the line.
+      api.nvim_buf_set_extmark(buf, ns, row + offset - 1, 0, {
+        end_row = row + offset,
+        hl_group = 'DiffcoderRemoved',
+        hl_eol = true,
+        strict = false,
+        priority = 200,
+      })
       if #hunk.old == #hunk.new and alike(line, hunk.new[offset]) then
         local head, tail = shared(line, hunk.new[offset])
         if head < #line - tail then
