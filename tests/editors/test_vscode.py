@@ -77,20 +77,28 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
                 "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
                 "home": str(cache),
             }  # fmt: skip
-            said = subprocess.run(
-                ["node", str(STEPS), json.dumps(options)],
-                env=tools.environment, capture_output=True, text=True, timeout=2400, check=False,
-            )  # fmt: skip
+            with (root / "steps.jsonl").open("wb") as lines, (root / "steps.log").open("wb") as log:
+                command = ["node", str(STEPS), json.dumps(options)]
+                subprocess.run(
+                    command,
+                    env=tools.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=lines,
+                    stderr=log,
+                    timeout=2400,
+                    check=False,
+                )
     finally:
         subprocess.run(
             [DIFFCODER, "engine", "stop"], env=os.environ | environment, capture_output=True, check=False
         )
         if keep := os.environ.get("DIFFCODER_TEST_SHOTS"):
             shutil.copytree(shots, keep, dirs_exist_ok=True)
-    steps = {line["step"]: line for line in map(json.loads, said.stdout.splitlines())}
+    said = (root / "steps.jsonl").read_text("utf-8").splitlines()
+    steps = {line["step"]: line for line in map(json.loads, said)}
 
     def found(step: str) -> dict[str, Any]:
-        assert step in steps, f"the browser ended before {step}: {said.stderr}"
+        assert step in steps, f"the browser ended before {step}: {(root / 'steps.log').read_text()}"
         assert "error" not in steps[step], steps[step]["error"]
         return steps[step]["found"]
 

@@ -186,7 +186,7 @@ export class Window {
   }
 
   lens(title) {
-    return this.page.locator('.codelens-decoration a', { hasText: title });
+    return this.page.locator('.codelens-decoration > :is(a, span)', { hasText: title });
   }
 
   status() {
@@ -273,7 +273,7 @@ const STEPS = {
     await w.keys('Control+Alt+g');
     const drafts = await w.reviewed();
     await w.lens('Change 1 of 2').first().waitFor({ timeout: SLOW });
-    const lenses = await w.page.locator('.codelens-decoration a').allInnerTexts();
+    const lenses = await w.page.locator('.codelens-decoration > :is(a, span)').allInnerTexts();
     await w.shot('gaps');
     await w.keys('Shift+Alt+Enter');
     await w.gone('Accept');
