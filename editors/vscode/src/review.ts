@@ -110,6 +110,8 @@ export class Reviews implements Disposable {
     this.tell(document, review, hunks, 'shown');
     this.reveal(editor, hunks[0]!);
     this.update();
+    const changes = hunks.length === 1 ? 'A change' : `${hunks.length} changes`;
+    window.setStatusBarMessage(`${changes} to review: Alt+Enter accepts, Alt+Backspace rejects, Alt+] goes on`, 8000);
   }
 
   /** Take the hunk at the cursor, or the one that a lens names. */

@@ -159,7 +159,6 @@ export class Server implements Disposable {
         { scheme: 'file' },
         { scheme: 'untitled' },
         { scheme: 'vscode-notebook-cell' },
-        { scheme: 'vscode-userdata' },
       ],
       outputChannel: this.channel,
       revealOutputChannelOn: RevealOutputChannelOn.Never,
