@@ -18,7 +18,8 @@ import xllamacpp
 from benchmarks.peers import Ask, Reply, resident_bytes, serve
 
 
-def main(gguf: str, threads: str) -> None:
+def server(gguf: str, threads: str) -> xllamacpp.Server:
+    """llama.cpp's server with the settings that every peer of this kind has."""
     parameters = xllamacpp.CommonParams()
     parameters.model.path = gguf
     parameters.n_ctx = 4096
@@ -26,11 +27,15 @@ def main(gguf: str, threads: str) -> None:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(threads)
     parameters.cache_ram_mib = 0
     parameters.verbosity = 0
-    server = xllamacpp.Server(parameters)
+    return xllamacpp.Server(parameters)
+
+
+def main(gguf: str, threads: str) -> None:
+    peer = server(gguf, threads)
 
     def answer(ask: Ask) -> Reply:
         begin = time.perf_counter()
-        body: Any = server.handle_completions(
+        body: Any = peer.handle_completions(
             {
                 "prompt": list(ask.ids),
                 "max_tokens": ask.tokens,

@@ -11,21 +11,13 @@ from __future__ import annotations
 import os
 import sys
 
-import xllamacpp
+from benchmarks.peer_llama_cpp import server
 
 
 def main(gguf: str, threads: str) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the library prints
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = gguf
-    parameters.n_ctx = 4096
-    parameters.n_parallel = 1
-    parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(threads)
-    parameters.cache_ram_mib = 0
-    parameters.verbosity = 0
-    server = xllamacpp.Server(parameters)
-    print(server.listening_address, file=out, flush=True)
+    print(server(gguf, threads).listening_address, file=out, flush=True)
     sys.stdin.read()
     os._exit(0)
 

@@ -23,7 +23,7 @@ from evaluation.task import Chat, Continuation
 from model import loading, sampler
 from model.decoder import KVCache
 from model.drafters import Beliefs, CostCurve, PromptLookup
-from model.generator import SPARE, Generator, _confidence, _reason, _Text, never
+from model.generator import SPARE, Generator, _Text, never
 from model.layout import Mark, Piece
 from model.loading import Loaded
 from model.prefix_cache import PrefixCache
@@ -110,14 +110,7 @@ class ChatGenerator(Generator):
 
         run = self._run(limits, until, None, never, b"", text, started)
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
-        answer, kept = text.result(run)
-        return FillResponse(
-            text=answer,
-            confidence=_confidence(run.probabilities[:kept]),
-            stop_reason=_reason(run),
-            usage=usage,
-            model=self.name,
-        )
+        return self._filled(text, run, usage)
 
     def count_tokens(self, text: str) -> int:
         return len(self._encode([text]))

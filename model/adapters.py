@@ -17,12 +17,10 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import read_tensor
-from model.decoder import FUSED, Chain, Config, Linear, Pairs
+from model.decoder import FUSED, Chain, Config, Linear, Pairs, linear_shapes
 from model.headers import SafetensorsHeader
 from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
-
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 @dataclass(frozen=True)
@@ -77,7 +75,7 @@ class TeamAdapter:
     """
 
     def __init__(self, pairs: Pairs):
-        self._products = [{names: _fused(layer, names) for names in FUSED} for layer in pairs]
+        self._products = [{names: _fused(layer, names) for names in FUSED.values()} for layer in pairs]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
@@ -113,17 +111,6 @@ def _read(
         raise DiffcoderError(
             "bad_adapter", f"{path} does not say its rank and scale: train it again."
         ) from None
-    q, kv = config.heads * config.head_dim, config.kv_heads * config.head_dim
-    d, m = config.width, config.mlp_width
-    sizes = {
-        "q": (q, d),
-        "k": (kv, d),
-        "v": (kv, d),
-        "o": (d, q),
-        "gate": (m, d),
-        "up": (m, d),
-        "down": (d, m),
-    }
 
     def tensor(name: str, shape: tuple[int, ...]) -> Tensor:
         region = header.regions.get(name)
@@ -137,8 +124,7 @@ def _read(
     pairs = []
     for n in range(config.layers):
         layer = {}
-        for name in LINEARS:
-            out, width = sizes[name]
+        for name, (out, width) in linear_shapes(config).items():
             prefix = f"layers.{n}.{name}.lora_"
             layer[name] = (tensor(prefix + "A", (rank, width)), tensor(prefix + "B", (out, rank)) * scale)
         pairs.append(layer)

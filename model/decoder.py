@@ -14,7 +14,7 @@ heads, G = H / K, E head width, R adapter rank, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -55,6 +55,41 @@ class Config:
 # tests/model/test_decoder.py holds it): smaller ones are padded, larger ones cut.
 LEAST_ROWS, KEY_BLOCK = 8, 256
 MOST_TOKENS = 32
+
+
+FUSED: dict[str, tuple[str, ...]] = {
+    "qkv": ("q", "k", "v"),
+    "o": ("o",),
+    "gate_up": ("gate", "up"),
+    "down": ("down",),
+}
+"""The linears of a `Layer`, and those of a checkpoint whose rows each of them stacks."""
+LINEARS = tuple(name for names in FUSED.values() for name in names)
+
+
+def linear_shapes(c: Config) -> dict[str, tuple[int, int]]:
+    """(out, in) of every linear of a layer, in the order of `LINEARS`."""
+    q, kv, d, m = c.heads * c.head_dim, c.kv_heads * c.head_dim, c.width, c.mlp_width
+    shapes = [(q, d), (kv, d), (kv, d), (d, q), (m, d), (m, d), (d, m)]
+    return dict(zip(LINEARS, shapes, strict=True))
+
+
+def fused_weight(tensor: Callable[[str], Tensor], layer: int, fused: str) -> Tensor:
+    """The weight of a layer's linear out of a checkpoint's tensors."""
+    return torch.cat([tensor(f"layers.{layer}.{name}.weight") for name in FUSED[fused]])
+
+
+def fused_bias(tensor: Callable[[str], Tensor], c: Config, layer: int, fused: str) -> Tensor | None:
+    """The bias of a layer's linear, where this shape has one."""
+    if not c.qkv_bias or fused != "qkv":
+        return None
+    return torch.cat([tensor(f"layers.{layer}.{name}.bias") for name in FUSED[fused]])
+
+
+def layer_norms(tensor: Callable[[str], Tensor], c: Config, layer: int) -> dict[str, Tensor]:
+    """The norms of a layer, by the names of `Layer`'s fields."""
+    names = ["attn_norm", "mlp_norm"] + ["q_norm", "k_norm"] * c.qk_norm
+    return {name: tensor(f"layers.{layer}.{name}.weight") for name in names}
 
 
 class Attention(Protocol):
@@ -101,7 +136,6 @@ def _unit(x_ND: Tensor) -> Tensor:
 
 Pairs = Sequence[Mapping[str, tuple[Tensor, Tensor]]]
 """The low-rank factors of an adapter: `pairs[layer][linear]` is (A, B), A (R, in) and B (out, R), any scale in B."""
-FUSED: tuple[tuple[str, ...], ...] = (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))
 
 
 class Adapter:
@@ -114,7 +148,7 @@ class Adapter:
 
     def __init__(self, pairs: Pairs, mask_embedding: Tensor, chain: Chain | None = None):
         self.mask_embedding, self.chain = mask_embedding, chain
-        self._ups = [{names: _second_factors(layer, names) for names in FUSED} for layer in pairs]
+        self._ups = [{names: _second_factors(layer, names) for names in FUSED.values()} for layer in pairs]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order. Ax stands behind
@@ -191,16 +225,25 @@ class Decoder:
         """
         last = len(self.layers) - 1
         cos, sin = self._cos[positions_N], self._sin[positions_N]
-        for index, layer in enumerate(self.layers):
-            x_ND = self._attention(
-                index, layer, x_ND, cos, sin, attention, gates, tail if index == last else None
-            )
-            if index == last and tail is not None:
-                gates = _behind(gates, len(positions_N) - tail)
-                if tail == 0:
-                    return x_ND
-            x_ND = x_ND + self._mlp(index, layer, x_ND, gates)
+        for index in range(len(self.layers)):
+            x_ND = self._layer(index, x_ND, cos, sin, attention, gates, tail if index == last else None)
         return F.rms_norm(x_ND, (self.config.width,), self.norm, self.config.norm_eps)
+
+    def _layer(
+        self,
+        index: int,
+        x_ND: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        attention: Attention,
+        gates: Sequence[Gate],
+        tail: int | None,
+    ) -> Tensor:
+        layer, rows = self.layers[index], len(x_ND)
+        x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, tail)
+        if tail is not None:
+            gates = _behind(gates, rows - tail)
+        return x_ND + self._mlp(index, layer, x_ND, gates) if len(x_ND) else x_ND
 
     def _attention(
         self,

@@ -172,6 +172,9 @@ class Generator:
                 run.stop_reason = "suffix" if end < len(run.tokens) else run.stop_reason
 
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started, close)
+        return self._filled(text, run, usage)
+
+    def _filled(self, text: _Text, run: Run, usage: Usage) -> FillResponse:
         answer, kept = text.result(run)
         return FillResponse(
             text=answer,

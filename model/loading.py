@@ -24,7 +24,19 @@ from torch import Tensor
 from model import profiles, registry, store
 from model.adapters import TeamAdapter, read_adapter, read_team_adapter
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
-from model.decoder import Adapter, Config, Decoder, Layer, Linear, Pairs, first_factors
+from model.decoder import (
+    FUSED,
+    Adapter,
+    Config,
+    Decoder,
+    Layer,
+    Linear,
+    Pairs,
+    first_factors,
+    fused_bias,
+    fused_weight,
+    layer_norms,
+)
 from model.headers import SafetensorsHeader
 from model.profiles import Profile
 from model.quantise import Fp32Linear, Int8Linear, quantise_weight
@@ -33,7 +45,6 @@ from model.tokens import TokenTable, load_tokenizer
 
 Form = Literal["int8", "fp32"]
 FORMAT = "3"  # of converted files; a file of another format is made anew
-FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 _KINDS = {torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
 _HEADER_ROOM = (1 << 20) - 8  # bytes: of ten thousand tensors
 
@@ -129,13 +140,13 @@ def _fp32(checkpoint: Checkpoint, pairs: Pairs | None) -> Decoder:
     for n in range(c.layers):
         parts: dict[str, Any] = {
             fused: Fp32Linear(
-                _stack(checkpoint, n, names),
-                _bias(checkpoint, n, names),
+                fused_weight(checkpoint.tensor, n, fused),
+                fused_bias(checkpoint.tensor, c, n, fused),
                 first_factors(pairs[n], names) if pairs else None,
             )
             for fused, names in FUSED.items()
         }
-        layers.append(Layer(**parts | _norms(checkpoint, n)))
+        layers.append(Layer(**parts | layer_norms(checkpoint.tensor, c, n)))
     embedding = checkpoint.tensor("embed.weight")
     head = embedding if c.tied else checkpoint.tensor("head.weight")
     return Decoder(c, layers, embedding, checkpoint.tensor("norm.weight"), Fp32Linear(head))
@@ -217,30 +228,15 @@ def _converted(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     yield "norm.weight", checkpoint.tensor("norm.weight")
     del embedding, weight
     for n in range(c.layers):
-        for fused, names in FUSED.items():
-            weight, scale = quantise_weight(_stack(checkpoint, n, names))
+        for fused in FUSED:
+            weight, scale = quantise_weight(fused_weight(checkpoint.tensor, n, fused))
             yield f"layers.{n}.{fused}.weight", weight
             yield f"layers.{n}.{fused}.scale", scale
-            bias = _bias(checkpoint, n, names)
+            bias = fused_bias(checkpoint.tensor, c, n, fused)
             if bias is not None:
                 yield f"layers.{n}.{fused}.bias", bias
-        for norm, tensor in _norms(checkpoint, n).items():
+        for norm, tensor in layer_norms(checkpoint.tensor, c, n).items():
             yield f"layers.{n}.{norm}.weight", tensor
-
-
-def _stack(checkpoint: Checkpoint, layer: int, names: tuple[str, ...]) -> Tensor:
-    return torch.cat([checkpoint.tensor(f"layers.{layer}.{name}.weight") for name in names])
-
-
-def _bias(checkpoint: Checkpoint, layer: int, names: tuple[str, ...]) -> Tensor | None:
-    if not checkpoint.config.qkv_bias or names != FUSED["qkv"]:
-        return None
-    return torch.cat([checkpoint.tensor(f"layers.{layer}.{name}.bias") for name in names])
-
-
-def _norms(checkpoint: Checkpoint, layer: int) -> dict[str, Tensor]:
-    names = ["attn_norm", "mlp_norm"] + ["q_norm", "k_norm"] * checkpoint.config.qk_norm
-    return {name: checkpoint.tensor(f"layers.{layer}.{name}.weight") for name in names}
 
 
 def _is_current(path: Path, config: Config) -> bool:

@@ -12,6 +12,7 @@ import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from model.tokens import encode_text, load_tokenizer
 from training import commits, layouts, transformations
 from training import corpus as corpora
 from training.continuations import write_on
-from training.decontamination import SETS, WORDS, benchmark_ngrams, ngrams, require_clean, sets
+from training.decontamination import SETS, WORDS, benchmark_ngrams, require_clean, sets, shares
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary, export_checkpoint
 from training.edits import Edit, profile_of, sequences
@@ -105,6 +106,9 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--examples", type=Path, help="folder of edits or answers to learn from")
     add.add_argument("--minutes", type=float, default=1e9)
     add.add_argument("--resume", action="store_true")
+    add.add_argument(
+        "--start", type=Path, help="adapter file to start from (gated recipes), with a fresh optimiser"
+    )
     _benchmarks(add)
     add.set_defaults(run=train)
     add = commands.add_parser("export", help="write the adapter of a stopped run's last checkpoint")
@@ -141,10 +145,10 @@ def make_corpus(options: argparse.Namespace) -> None:
             "always": sorted(singles),
         },
     }
-    grams = benchmark_ngrams(sets(options.benchmarks))
+    contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
     documents = chain(
-        corpora.walk(sources, lambda text: not grams.isdisjoint(ngrams(text)), left_out),
-        corpora.walk(packages, lambda text: not grams.isdisjoint(ngrams(text)), left_out, most=options.most),
+        corpora.walk(sources, contaminated, left_out),
+        corpora.walk(packages, contaminated, left_out, most=options.most),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
     print((options.corpus / "corpus.json").read_text("utf-8")[-600:])
@@ -209,13 +213,13 @@ def _decoder(base: Path) -> Callable[[list[int]], str]:
 
 
 def mine_commits(options: argparse.Namespace) -> None:
-    grams = benchmark_ngrams(sets(options.benchmarks))
+    contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
     checkpoint = open_checkpoint(options.base)
     tokenizer = load_tokenizer(checkpoint)
     profile = profile_of(checkpoint, tokenizer)
     left_out: Counter[str] = Counter()
     source = corpora.Source(options.repository.resolve().name, options.repository, "")
-    documents = list(corpora.walk([source], lambda text: not grams.isdisjoint(ngrams(text)), left_out))
+    documents = list(corpora.walk([source], contaminated, left_out))
     paths = {document.path for document in documents}
     found = islice(commits.edits(options.repository, paths.__contains__, left_out), options.most)
     made = (
@@ -244,11 +248,15 @@ def train(options: argparse.Namespace) -> None:
     if world.leads:
         require_clean(corpus, _decoder(options.base), options.benchmarks)
     task: Task
+    if options.start and not isinstance(recipe, Gated):
+        raise DiffcoderError(
+            "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
+        )
     examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None
         held_out = held_out_set(corpus, options.held_out)
-        task = Drafting(recipe, options.base, corpus, run, held_out, written)
+        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start)
     elif isinstance(recipe, Team):
         ids = load_tokenizer(open_checkpoint(options.base)).get_added_tokens_decoder().items()
         marks = layouts.marks_of({token.content: id for id, token in ids})

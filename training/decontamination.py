@@ -60,6 +60,11 @@ def benchmark_ngrams(files: list[Path]) -> frozenset[int]:
     return frozenset(grams)
 
 
+def shares(grams: frozenset[int], text: str) -> bool:
+    """Whether a text has 13 words in a row in common with the benchmarks that `grams` are of."""
+    return not grams.isdisjoint(ngrams(text))
+
+
 def _strings(value: object) -> Iterator[str]:
     if isinstance(value, str):
         yield value
@@ -76,7 +81,7 @@ def contaminated(corpus: Corpus, decode: Callable[[list[int]], str], grams: froz
     return [
         index
         for index in range(len(corpus.records))
-        if not grams.isdisjoint(ngrams(decode(corpus.document(index).tolist())))
+        if shares(grams, decode(corpus.document(index).tolist()))
     ]
 
 

@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from model.checkpoints import open_checkpoint, source_name
-from model.decoder import Config
+from model.decoder import FUSED, Config, linear_shapes
 from model.schema import DiffcoderError
 from training import layouts
 from training.attention import MaskedAttention, dense, noisy_and_clean
@@ -32,7 +32,7 @@ from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
 from training.gated import as_ids, checkpoint_sha256
-from training.network import FUSED, network
+from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
 from training.recipe import Diffusion
@@ -202,8 +202,7 @@ def _of_examples(recipe: Diffusion, examples: Examples, side: int) -> Packing:
 
 def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
     """The canonical tensors inside a fused parameter, and their rows."""
-    sizes = {"q": c.heads * c.head_dim, "k": c.kv_heads * c.head_dim, "v": c.kv_heads * c.head_dim}
-    sizes |= {"gate": c.mlp_width, "up": c.mlp_width}
+    shapes = linear_shapes(c)
     head, _, kind = name.rpartition(".")
     prefix, _, fused = head.rpartition(".")
     names = FUSED.get(fused, ())
@@ -211,6 +210,7 @@ def _parts(c: Config, name: str) -> list[tuple[str, slice]]:
         return [(name, slice(None))]
     parts, start = [], 0
     for part in names:
-        parts.append((f"{prefix}.{part}.{kind}", slice(start, start + sizes[part])))
-        start += sizes[part]
+        rows = shapes[part][0]
+        parts.append((f"{prefix}.{part}.{kind}", slice(start, start + rows)))
+        start += rows
     return parts

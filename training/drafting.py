@@ -22,7 +22,7 @@ from training import layouts, objective
 from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
-from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256
+from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
 from training.noise import rate_ceiling
 from training.progress import HeldOut, measure
 from training.recipe import Gated
@@ -30,7 +30,10 @@ from training.trainer import Loss
 
 
 class Drafting:
-    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some."""
+    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some.
+
+    `start`: an adapter file whose weights and drafting vocabulary a new run begins with, in place of random ones.
+    """
 
     def __init__(
         self,
@@ -40,6 +43,7 @@ class Drafting:
         run: Path,
         held_out: HeldOut,
         written: Examples | None = None,
+        start: Path | None = None,
     ):
         if recipe.generated and written is None:
             raise DiffcoderError(
@@ -49,6 +53,8 @@ class Drafting:
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
+        if start is not None:
+            _take_vocabulary(start, run)
         vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
         self.model = GatedModel(
             base,
@@ -58,6 +64,8 @@ class Drafting:
             seed=recipe.seed,
             chain=recipe.chain,
         )
+        if start is not None:
+            load_adapter(self.model, start)
         self.parameters = self.model.parameters
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
@@ -152,6 +160,15 @@ def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray
                 f"The corpus holds no {name} file to learn from: take {name} out of the recipe.",
             )
     return np.array(list(wanted.values())) / sum(wanted.values()), documents
+
+
+def _take_vocabulary(adapter: Path, run: Path) -> None:
+    """Give a new run the ids that the adapter's drafting head knows."""
+    path = run / "draft_vocab.npy"
+    if not path.is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        with safe_open(adapter, "np") as file:
+            np.save(path, file.get_tensor("draft_vocab").astype(np.int64))
 
 
 def draft_vocabulary(corpus: Corpus, size: int, run: Path) -> Tensor:

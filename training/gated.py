@@ -27,12 +27,23 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.checkpoints import open_checkpoint
-from model.decoder import Chain, Config, Decoder, KVCache, Layer, Linear
+from model.decoder import (
+    FUSED,
+    Chain,
+    Config,
+    Decoder,
+    KVCache,
+    Layer,
+    Linear,
+    fused_bias,
+    fused_weight,
+    layer_norms,
+    linear_shapes,
+)
+from model.loading import TWO_DIGITS
 from model.masks import causal
 from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
-
-LINEARS = ("q", "k", "v", "o", "gate", "up", "down")
 
 
 class _Product(torch.autograd.Function):
@@ -122,44 +133,32 @@ class GatedModel:
             if chain
             else None
         )
-        norms = {n: checkpoint.tensor(n) for n in checkpoint.names() if n.endswith("norm.weight")}
         clean: list[Layer] = []
         noisy: list[Layer] = []
         for n in range(c.layers):
-
-            def frozen(*names: str, n: int = n) -> FrozenLinear:
-                bias = None
-                if c.qkv_bias and names[0] == "q":
-                    bias = torch.cat([checkpoint.tensor(f"layers.{n}.{x}.bias") for x in names])
-                digits = 2 if "q" in names else 1  # as the engine holds them (model/loading.py)
-                weight = torch.cat([checkpoint.tensor(f"layers.{n}.{x}.weight") for x in names])
-                return FrozenLinear(weight, bias, digits)
-
-            fused = {x: frozen(*x) for x in (("q", "k", "v"), ("o",), ("gate", "up"), ("down",))}
-            gated = {
-                names: GatedLinear(linear, [self._pair(n, x) for x in names], scale)
-                for names, linear in fused.items()
-            }
-            for layers, linears in (
-                (clean, {names: linear.product for names, linear in fused.items()}),
-                (noisy, gated),
-            ):
-                layers.append(
-                    Layer(
-                        attn_norm=norms[f"layers.{n}.attn_norm.weight"],
-                        qkv=linears["q", "k", "v"],
-                        o=linears["o",],
-                        mlp_norm=norms[f"layers.{n}.mlp_norm.weight"],
-                        gate_up=linears["gate", "up"],
-                        down=linears["down",],
-                        q_norm=norms.get(f"layers.{n}.q_norm.weight"),
-                        k_norm=norms.get(f"layers.{n}.k_norm.weight"),
-                    )
+            frozen = {
+                fused: FrozenLinear(
+                    fused_weight(checkpoint.tensor, n, fused),
+                    fused_bias(checkpoint.tensor, c, n, fused),
+                    digits=2 if fused in TWO_DIGITS else 1,
                 )
+                for fused in FUSED
+            }
+            gated = {
+                fused: GatedLinear(linear, [self._pair(n, name) for name in FUSED[fused]], scale)
+                for fused, linear in frozen.items()
+            }
+            norms = layer_norms(checkpoint.tensor, c, n)
+            clean.append(Layer(**{fused: linear.product for fused, linear in frozen.items()}, **norms))  # type: ignore[arg-type]
+            noisy.append(Layer(**gated, **norms))  # type: ignore[arg-type]
         embedding = checkpoint.tensor("embed.weight")
         head = embedding if c.tied else checkpoint.tensor("head.weight")
-        self.clean = Decoder(c, clean, embedding, norms["norm.weight"], Int8Linear(*quantise_weight(head)))
-        self.noisy = Decoder(c, noisy, embedding, norms["norm.weight"], FrozenLinear(head[draft_vocab_S]))
+        self.clean = Decoder(
+            c, clean, embedding, checkpoint.tensor("norm.weight"), Int8Linear(*quantise_weight(head))
+        )
+        self.noisy = Decoder(
+            c, noisy, embedding, checkpoint.tensor("norm.weight"), FrozenLinear(head[draft_vocab_S])
+        )
         if not self.parameters["mask_embedding"].any():
             self.parameters["mask_embedding"].data.copy_(embedding.mean(0))
 
@@ -215,13 +214,9 @@ def _initial_adapter(config: Config, rank: int, chain: int, seed: int) -> dict[s
 
 def initial_pairs(c: Config, rank: int, generator: torch.Generator) -> dict[str, nn.Parameter]:
     """A low-rank pair for every linear of every layer, by the names of adapter files; B is zero."""
-    q, kv = c.heads * c.head_dim, c.kv_heads * c.head_dim
-    shapes = {"q": (q, c.width), "k": (kv, c.width), "v": (kv, c.width), "o": (c.width, q)}
-    shapes |= {"gate": (c.mlp_width, c.width), "up": (c.mlp_width, c.width), "down": (c.width, c.mlp_width)}
     parameters = {}
     for n in range(c.layers):
-        for name in LINEARS:
-            out, width = shapes[name]
+        for name, (out, width) in linear_shapes(c).items():
             down = torch.randn(rank, width, generator=generator) / math.sqrt(width)
             parameters[f"layers.{n}.{name}.lora_A"] = nn.Parameter(down)
             parameters[f"layers.{n}.{name}.lora_B"] = nn.Parameter(torch.zeros(out, rank))

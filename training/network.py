@@ -6,20 +6,18 @@ are computed again in the backward pass. Knows nothing of losses, data or schedu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from model.decoder import Attention, Config, Decoder, Gate, Layer, Linear
+from model.decoder import FUSED, Config, Decoder, Layer, Linear, fused_bias, fused_weight
 from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
 from training.gated import FrozenLinear, GatedLinear, initial_pairs
 from training.recipe import Diffusion
-
-FUSED = {"qkv": ("q", "k", "v"), "o": ("o",), "gate_up": ("gate", "up"), "down": ("down",)}
 
 
 class Nf4Linear:
@@ -45,25 +43,8 @@ class Nf4Linear:
 class Recomputing(Decoder):
     """Keeps each layer's input alone for the backward pass, and computes the layer again there."""
 
-    def forward(
-        self,
-        x_ND: Tensor,
-        positions_N: Tensor,
-        attention: Attention,
-        gates: Sequence[Gate] = (),
-        tail: int | None = None,
-    ) -> Tensor:
-        assert tail is None
-        cos, sin = self._cos[positions_N], self._sin[positions_N]
-
-        def run(x_ND: Tensor, index: int) -> Tensor:
-            layer = self.layers[index]
-            x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, None)
-            return x_ND + self._mlp(index, layer, x_ND, gates)
-
-        for index in range(len(self.layers)):
-            x_ND = checkpoint(run, x_ND, index, use_reentrant=False)
-        return F.rms_norm(x_ND, (self.config.width,), self.norm, self.config.norm_eps)
+    def _layer(self, *arguments: Any) -> Tensor:
+        return cast(Tensor, checkpoint(super()._layer, *arguments, use_reentrant=False))
 
 
 def network(
@@ -82,10 +63,10 @@ def network(
 
     def linear(layer: int, fused: str) -> Linear:
         prefix, names = f"layers.{layer}.", FUSED[fused]
-        held = weight(f"{prefix}{fused}.weight", torch.cat([tensor(f"{prefix}{n}.weight") for n in names]))
-        bias = None
-        if c.qkv_bias and fused == "qkv":
-            bias = weight(f"{prefix}{fused}.bias", torch.cat([tensor(f"{prefix}{n}.bias") for n in names]))
+        held = weight(f"{prefix}{fused}.weight", fused_weight(tensor, layer, fused))
+        bias = fused_bias(tensor, c, layer, fused)
+        if bias is not None:
+            bias = weight(f"{prefix}{fused}.bias", bias)
         if not recipe.rank:
             return Fp32Linear(held, bias)
         low_rank = [(pairs[f"{prefix}{n}.lora_A"], pairs[f"{prefix}{n}.lora_B"]) for n in names]

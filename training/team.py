@@ -24,9 +24,20 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from model.adapters import LINEARS, read_adapter
+from model.adapters import read_adapter
 from model.checkpoints import Checkpoint, open_checkpoint
-from model.decoder import Decoder, Gate, Layer, Pairs
+from model.decoder import (
+    FUSED,
+    LINEARS,
+    Decoder,
+    Gate,
+    Layer,
+    Pairs,
+    fused_bias,
+    fused_weight,
+    layer_norms,
+)
+from model.loading import TWO_DIGITS
 from model.masks import clean_then_noisy
 from model.schema import DiffcoderError
 from training import layouts
@@ -35,7 +46,6 @@ from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
 from training.gated import FrozenLinear, GatedLinear, as_ids, checkpoint_sha256, initial_pairs
-from training.network import FUSED
 from training.recipe import Team
 from training.trainer import Loss
 
@@ -70,21 +80,20 @@ class TeamModel:
         c = self.config
 
         def linear(fused: str) -> GatedLinear:
-            names = FUSED[fused]
-            weight = torch.cat([checkpoint.tensor(f"layers.{n}.{name}.weight") for name in names])
-            bias = None
-            if c.qkv_bias and fused == "qkv":
-                bias = torch.cat([checkpoint.tensor(f"layers.{n}.{name}.bias") for name in names])
-            frozen = FrozenLinear(weight, bias, digits=2 if fused == "qkv" else 1)
+            frozen = FrozenLinear(
+                fused_weight(checkpoint.tensor, n, fused),
+                fused_bias(checkpoint.tensor, c, n, fused),
+                digits=2 if fused in TWO_DIGITS else 1,
+            )
             pairs = [
-                tuple(self.parameters[f"layers.{n}.{name}.lora_{side}"] for side in "AB") for name in names
+                tuple(self.parameters[f"layers.{n}.{name}.lora_{side}"] for side in "AB")
+                for name in FUSED[fused]
             ]
             return GatedLinear(frozen, pairs, self.scale)  # type: ignore[arg-type]
 
-        norms = ["attn_norm", "mlp_norm"] + ["q_norm", "k_norm"] * c.qk_norm
         return Layer(
             **{fused: linear(fused) for fused in FUSED},  # type: ignore[arg-type]
-            **{name: checkpoint.tensor(f"layers.{n}.{name}.weight") for name in norms},  # type: ignore[arg-type]
+            **layer_norms(checkpoint.tensor, c, n),  # type: ignore[arg-type]
         )
 
     def forward(self, ids_C: Tensor, anchors_N: np.ndarray, block: int) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -33,7 +34,7 @@ from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
 from training import commits, layouts, report, transformations, yardstick
 from training.corpus import Corpus, Document, Source, walk, write
-from training.decontamination import SETS, benchmark_ngrams, ngrams, sets
+from training.decontamination import SETS, benchmark_ngrams, sets, shares
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
@@ -418,8 +419,7 @@ def _contaminated() -> tuple[Callable[[str], bool], str]:
     if not os.environ.get(SETS):
         return lambda text: False, f"not checked: {SETS} is not set"
     files = sets(None)
-    grams = benchmark_ngrams(files)
-    return lambda text: not grams.isdisjoint(ngrams(text)), f"checked against {len(files)} files"
+    return partial(shares, benchmark_ngrams(files)), f"checked against {len(files)} files"
 
 
 def _given(options: argparse.Namespace) -> list[str]:

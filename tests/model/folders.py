@@ -11,8 +11,7 @@ import transformers
 from safetensors.torch import save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
-from model.adapters import LINEARS
-from model.decoder import Config
+from model.decoder import Config, linear_shapes
 
 CONFIGS = {
     "llama": transformers.LlamaConfig,
@@ -93,19 +92,12 @@ def write_adapter(
     def random(*shape: int) -> torch.Tensor:
         return (torch.randn(shape, generator=generator) * 0.3 / shape[-1] ** 0.5).half()
 
-    q, kv, d, m = (
-        config.heads * config.head_dim,
-        config.kv_heads * config.head_dim,
-        config.width,
-        config.mlp_width,
-    )
-    shapes = dict(zip(LINEARS, [(q, d), (kv, d), (kv, d), (d, q), (m, d), (m, d), (d, m)], strict=True))
     tensors = {
-        "mask_embedding": random(d),
+        "mask_embedding": random(config.width),
         "draft_vocab": torch.arange(0, config.vocab, 2, dtype=torch.int32),
     }
     for layer in range(config.layers):
-        for name, (out, width) in shapes.items():
+        for name, (out, width) in linear_shapes(config).items():
             tensors[f"layers.{layer}.{name}.lora_A"] = random(rank, width)
             tensors[f"layers.{layer}.{name}.lora_B"] = random(out, rank)
     facts = {"kind": "gated", "rank": json.dumps(rank), "scale": json.dumps(2.0), "base_sha256": base_sha256}

@@ -10,7 +10,7 @@ from dataclasses import replace
 import torch
 
 from model.adapters import TeamAdapter
-from model.decoder import FUSED, Adapter, Chain, Config, Decoder, Layer, Pairs, first_factors
+from model.decoder import FUSED, Adapter, Chain, Config, Decoder, Layer, Pairs, first_factors, linear_shapes
 from model.drafters import CostCurve
 from model.quantise import Int8Linear, quantise_weight
 from model.sampler import Network
@@ -49,7 +49,8 @@ def decoder(c: Config, seed: int, pairs: Pairs | None = None) -> Decoder:
     """With the first factors of `pairs` in its linears, for an adapter of theirs."""
     g = torch.Generator().manual_seed(seed)
     further: list[dict[tuple[str, ...], torch.Tensor | None]] = [
-        {names: first_factors(pairs[n], names) if pairs else None for names in FUSED} for n in range(c.layers)
+        {names: first_factors(pairs[n], names) if pairs else None for names in FUSED.values()}
+        for n in range(c.layers)
     ]
 
     def random(*shape: int) -> torch.Tensor:
@@ -82,20 +83,10 @@ def head_weight(c: Config, seed: int) -> torch.Tensor:
 
 def pairs(c: Config, seed: int, rank: int = 4) -> Pairs:
     g = torch.Generator().manual_seed(seed)
-    q, kv, d, m = c.heads * c.head_dim, c.kv_heads * c.head_dim, c.width, c.mlp_width
-    sizes = {
-        "q": (q, d),
-        "k": (kv, d),
-        "v": (kv, d),
-        "o": (d, q),
-        "gate": (m, d),
-        "up": (m, d),
-        "down": (d, m),
-    }
     return [
         {
             name: (torch.randn(rank, i, generator=g) / i**0.5, torch.randn(o, rank, generator=g) / rank**0.5)
-            for name, (o, i) in sizes.items()
+            for name, (o, i) in linear_shapes(c).items()
         }
         for _ in range(c.layers)
     ]

@@ -12,8 +12,7 @@ import torch.nn.functional as F
 
 from model.adapters import read_team_adapter
 from model.checkpoints import open_checkpoint
-from model.decoder import KVCache
-from model.loading import FUSED
+from model.decoder import FUSED, KVCache
 from model.masks import causal
 from model.schema import DiffcoderError
 from tests.model.folders import write_adapter

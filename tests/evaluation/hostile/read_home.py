@@ -6,7 +6,7 @@ import os
 
 def escaped():
     places = ["@CANARY@", os.path.expanduser("~/canary.txt"), "@HOME@/canary.txt"]
-    places += glob.glob("/home/*/.*") + glob.glob("/root/.*rc") + glob.glob("/root/.ssh/*")
+    places += glob.glob("/home/*/.*") + glob.glob("/*/.*rc") + glob.glob("/*/.ssh/*")
     for place in places:
         try:
             with open(place) as file:
