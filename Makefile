@@ -8,7 +8,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --progress-bar off -c constraints.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-editors lint package vsix bench faults faults-lsp bench-gaps bench-lsp train-smoke lock clean model
+.PHONY: help setup demo test test-editors lint package wheel vsix bench faults faults-lsp bench-gaps bench-lsp train-smoke lock clean model
 .DELETE_ON_ERROR:
 
 help: ## List these commands
@@ -82,15 +82,18 @@ bench-lsp: $(VENV)/.installed-dev model ## Replay five minutes of typing against
 DIST ?= dist
 
 # The wheel is tried as a newcomer would: in an environment of its own, with the diffcoder command's own check.
-package: $(VENV)/.installed vsix ## Build the VS Code extension and the Python wheel into dist/, and try the wheel
-	@rm -rf build $(DIST)/diffcoder-*.whl $(DIST)/trial
-	@$(PIP) wheel --quiet --no-deps --wheel-dir $(DIST) .
+package: wheel vsix ## Build the VS Code extension and the Python wheel into dist/, and try the wheel
+	@rm -rf $(DIST)/trial
 	@$(PYTHON) -m venv $(DIST)/trial
 	@$(DIST)/trial/bin/python -m pip --disable-pip-version-check install --quiet --progress-bar off -c constraints.txt \
 	  "$$(grep -x 'torch==.*' constraints.txt)" $(DIST)/diffcoder-*.whl
 	@cd $(DIST)/trial && bin/diffcoder --version && bin/diffcoder doctor
 	@rm -rf $(DIST)/trial
 	@ls -sh $(DIST)
+
+wheel: $(VENV)/.installed
+	@rm -rf build $(DIST)/diffcoder-*.whl
+	@$(PIP) wheel --quiet --no-deps --wheel-dir $(DIST) .
 
 # npm and Node 22 or newer come from the user; the bundle needs nothing else at run time.
 vsix:

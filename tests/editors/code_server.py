@@ -92,6 +92,8 @@ def _npm(prefix: Path, environment: dict[str, str], *packages: str) -> None:
         _from_apt(*lacking)
     (prefix / "package.json").write_text('{"private": true}\n')
     options = ["--no-audit", "--no-fund", "--prefix", str(prefix)]
+    # Its native modules are compiled, one after the other.
+    environment = environment | {"MAKEFLAGS": f"-j{os.cpu_count()}"}
     _run(["npm", "install", *options, *packages], "code-server cannot be installed", 1500, **environment)
 
 

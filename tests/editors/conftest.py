@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from model import store
-from tests.editors import installing
+from tests.editors import code_server, installing
 from tests.editors.installing import Editor, Missing
 from tests.editors.picture import animate, picture, save
 from tests.editors.terminal import Terminal
@@ -55,6 +55,20 @@ def new_neovim() -> Editor:
 @pytest.fixture(scope="session")
 def helix() -> Editor:
     return editor(installing.helix)
+
+
+@pytest.fixture(scope="session")
+def tools() -> code_server.Tools:
+    """What builds the VS Code extension and runs VS Code."""
+    try:
+        return code_server.tools()
+    except Missing as missing:
+        pytest.skip(f"VS Code cannot be tested here: {missing}")
+
+
+@pytest.fixture(scope="session")
+def vsix(tools: code_server.Tools, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return code_server.package(tools, tmp_path_factory.mktemp("vsix"))
 
 
 @pytest.fixture(scope="session")

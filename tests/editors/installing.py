@@ -79,17 +79,19 @@ def _version(program: str) -> tuple[int, ...]:
 def _installed(name: str, install: Callable[[Path], None]) -> Path:
     """The folder `name` of the cache, made by `install` where it is not there; whole or not at all."""
     folder = cache() / name
+    whole = folder.parent / f"{name}.whole"  # written last: an installation that was killed leaves none
     folder.parent.mkdir(parents=True, exist_ok=True)
     with filelock.FileLock(str(folder) + ".lock"):
-        if not folder.exists():
-            made = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=folder.parent))
+        if not whole.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            # Interpreters and library paths are written into programs, so the folder has its name first.
+            folder.mkdir()
             try:
-                # Interpreters and library paths are written into programs, so the folder has its name first.
-                made.rename(folder)
                 install(folder)
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
+            whole.touch()
     return folder
 
 

@@ -19,7 +19,6 @@ import pytest
 
 from model import store
 from tests.editors import code_server
-from tests.editors.installing import Missing
 
 DIFFCODER = Path(sys.executable).with_name("diffcoder")
 STEPS = Path(__file__).with_name("vscode.mjs")
@@ -38,6 +37,7 @@ SETTINGS = {
     "diffcoder.inline.alternatives": 1,
     "chat.disableAIFeatures": True,
     "workbench.startupEditor": "none",
+    "workbench.reduceMotion": "on",
     "workbench.secondarySideBar.defaultVisibility": "hidden",
     "telemetry.telemetryLevel": "off",
     "git.enabled": False,
@@ -51,12 +51,10 @@ pytestmark = [pytest.mark.model, pytest.mark.timeout(2700)]
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
+def found(
+    tools: code_server.Tools, vsix: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], dict[str, Any]]:
     """What a step found; fails with the step's own words."""
-    try:
-        tools = code_server.tools()
-    except Missing as reason:
-        pytest.skip(f"VS Code cannot be tested here: {reason}")
     root = tmp_path_factory.mktemp("vscode")
     home, project, shots, cache = (root / name for name in ("home", "project", "shots", "cache"))
     for folder in (home, project, shots, cache / "models"):
@@ -70,7 +68,6 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str,
     (user / "settings.json").write_text(json.dumps(SETTINGS))
     environment = {"DIFFCODER_HOME": str(cache), "DIFFCODER_SERVER": str(DIFFCODER)}
     try:
-        vsix = code_server.package(tools, root / "dist")
         with code_server.serving(tools, home, vsix, environment) as address:
             options = {
                 "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
@@ -137,7 +134,7 @@ def test_two_gaps_are_filled_together(found):
     assert step["drafts"]
     assert any("Change 1 of 2" in lens for lens in step["lenses"])
     assert "‹?›" not in step["filled"]
-    assert "pass" not in step["filled"]
+    assert "average(prices):\n    pass" not in step["filled"]
     compile(step["filled"], "gaps.py", "exec")
 
 
