@@ -182,7 +182,9 @@ def test_a_server_that_is_not_there_is_named_and_mended_by_a_button(found):
     assert "no program" in step["entry"]
 
 
-def test_a_read_only_file_is_left_alone(found):
+def test_a_read_only_file_is_left_alone_until_the_user_says_so(found):
     step = found("readOnly")
     assert "Make It Writable" in step["buttons"]
-    assert step["text"] == FILES["locked.py"]
+    assert step["before"].rstrip() == FILES["locked.py"].rstrip()
+    assert len(step["after"]) > len(step["before"])
+    assert step["saved"].rstrip() == step["after"].rstrip()

@@ -54,6 +54,7 @@ export class Reviews implements Disposable {
   private readonly outcomes = new EventEmitter<Told>();
   readonly onOutcome = this.outcomes.event;
   private own = 0;
+  private hint: Disposable | undefined;
   private readonly disposables: Disposable[];
 
   private readonly added = window.createTextEditorDecorationType({
@@ -111,7 +112,8 @@ export class Reviews implements Disposable {
     this.reveal(editor, hunks[0]!);
     this.update();
     const changes = hunks.length === 1 ? 'A change' : `${hunks.length} changes`;
-    window.setStatusBarMessage(`${changes} to review: Alt+Enter accepts, Alt+Backspace rejects, Alt+] goes on`, 8000);
+    this.hint?.dispose();
+    this.hint = window.setStatusBarMessage(`${changes} to review: Alt+Enter accepts, Alt+Backspace rejects, Alt+] goes on`, 8000);
   }
 
   /** Take the hunk at the cursor, or the one that a lens names. */
@@ -192,18 +194,24 @@ export class Reviews implements Disposable {
 
   /** One edit of the document; `first` begins an undo step, the others join the one before. */
   private async apply(editor: TextEditor, edits: Edit[], first: boolean): Promise<void> {
+    const { document } = editor;
+    const changes = edits
+      .map(({ start, end, text }) => ({ range: new Range(start.line, start.character, end.line, end.character), text }))
+      .filter(({ range, text }) => document.getText(range) !== text);
+    if (!changes.length) return;
+    const { version } = document;
     this.own += 1;
     try {
       const done = await editor.edit(
         (builder) => {
-          for (const edit of edits) {
-            const range = new Range(edit.start.line, edit.start.character, edit.end.line, edit.end.character);
-            builder.replace(range, edit.text);
-          }
+          for (const { range, text } of changes) builder.replace(range, text);
         },
         { undoStopBefore: first, undoStopAfter: false },
       );
-      if (!done) throw new Problem('The editor did not take the change: the text had just changed, or it is read-only.', []);
+      // An edit of a file that is read-only in this session is said to be done.
+      if (!done || document.version === version) {
+        throw new Problem('The editor did not take the change: the text had just changed, or it is read-only.', []);
+      }
     } finally {
       this.own -= 1;
     }
@@ -240,6 +248,7 @@ export class Reviews implements Disposable {
   }
 
   private update(): void {
+    if (!this.open.size) this.hint?.dispose();
     const kept: Record<string, Review> = {};
     for (const [uri, review] of this.open) kept[uri] = { ...review, again: undefined };
     void this.memory.update(KEY, kept);
