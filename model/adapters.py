@@ -19,7 +19,7 @@ from torch import Tensor
 from model.checkpoints import read_tensor
 from model.decoder import FUSED, Chain, Config, Linear, Pairs, linear_shapes
 from model.headers import SafetensorsHeader
-from model.quantise import Int8Linear, quantise_weight
+from model.quantise import Int8Linear
 from model.schema import DiffcoderError
 
 
@@ -80,14 +80,12 @@ class TeamAdapter:
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
         down, up = self._products[layer][tuple(names)]
-        y_NO[:, : up.width] += up(down(x_ND))
+        y_NO[:, : up.width].add_(up(down(x_ND)))
 
 
 def _fused(layer: Mapping[str, tuple[Tensor, Tensor]], names: tuple[str, ...]) -> tuple[Linear, Linear]:
     downs, ups = zip(*(layer[name] for name in names), strict=True)
-    return Int8Linear(*quantise_weight(torch.cat(downs))), Int8Linear(
-        *quantise_weight(torch.block_diag(*ups))
-    )
+    return Int8Linear.of(torch.cat(downs)), Int8Linear.of(torch.block_diag(*ups))
 
 
 def _read(

@@ -143,37 +143,33 @@ class Adapter:
 
     Left unmerged: the decoder adds B(Ax) on the rows it is told to, so the other rows stay those of the frozen base,
     bit for bit. The base's linears hold the rows of A as their `further` ones (`first_factors`): passes over memory are
-    what a forward of a few rows takes its time for, and A's ride along. The B are kept here, transposed.
+    what a forward of a few rows takes its time for, and A's ride along. The B of fused linears are one linear, of the
+    form that `linear` gives their weight (out, R).
     """
 
-    def __init__(self, pairs: Pairs, mask_embedding: Tensor, chain: Chain | None = None):
+    def __init__(
+        self,
+        pairs: Pairs,
+        mask_embedding: Tensor,
+        chain: Chain | None,
+        linear: Callable[[Tensor], Linear],
+    ):
         self.mask_embedding, self.chain = mask_embedding, chain
-        self._ups = [{names: _second_factors(layer, names) for names in FUSED.values()} for layer in pairs]
+        self._ups = [
+            {names: linear(torch.block_diag(*(layer[name][1] for name in names))) for names in FUSED.values()}
+            for layer in pairs
+        ]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order. Ax stands behind
         them."""
-        for out, inner, up_RO in self._ups[layer][tuple(names)]:
-            y_NO[:, out].addmm_(y_NO[:, inner], up_RO)
+        up = self._ups[layer][tuple(names)]
+        y_NO[:, : up.width].add_(up(y_NO[:, up.width :]))
 
 
 def first_factors(layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]) -> Tensor:
     """The rows of A of fused linears, stacked in their order."""
     return torch.cat([layer[name][0] for name in names])
-
-
-def _second_factors(
-    layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]
-) -> list[tuple[slice, slice, Tensor]]:
-    """For each product: the columns of y that it adds to, those that hold Ax, and B transposed."""
-    width = sum(len(layer[name][1]) for name in names)
-    ups, out, inner = [], 0, width
-    # Three small products cost more than one with zeros in it.
-    for group in [names] if names[0] == "q" else [[name] for name in names]:
-        up = torch.block_diag(*(layer[name][1] for name in group))
-        ups.append((slice(out, out + len(up)), slice(inner, inner + up.shape[1]), up.T.contiguous()))
-        out, inner = out + len(up), inner + up.shape[1]
-    return ups
 
 
 class LowRank(Protocol):
@@ -308,14 +304,16 @@ def attend(q_NHE: Tensor, keys_KTE: Tensor, values_KTE: Tensor, bias_NT: Tensor 
         q = F.pad(q, (0, 0, 0, LEAST_ROWS - n * g))
     scores = torch.bmm(q, keys_KTE.transpose(1, 2))
     if bias_NT is not None:
-        start = scores.shape[-1] - bias_NT.shape[-1]
-        scores[:, : n * g].view(k, n, g, -1)[..., start:] += bias_NT[:, None]
-    weights = scores.softmax(-1)
+        closing = scores[:, : n * g, scores.shape[-1] - bias_NT.shape[-1] :]
+        closing.unflatten(1, (n, g)).add_(bias_NT[:, None])
     # Summed over keys in blocks of one size: of a longer sum, the library chooses the pieces by its length.
-    out = torch.bmm(weights[..., :KEY_BLOCK], values_KTE[:, :KEY_BLOCK])
-    for start in range(KEY_BLOCK, keys_KTE.shape[1], KEY_BLOCK):
-        out += torch.bmm(weights[..., start : start + KEY_BLOCK], values_KTE[:, start : start + KEY_BLOCK])
-    out = out[:, : n * g]
+    weights = scores.softmax(-1).split(KEY_BLOCK, -1)
+    values = values_KTE.split(KEY_BLOCK, 1)
+    out = torch.bmm(weights[0], values[0])
+    for weight, value in zip(weights[1:], values[1:], strict=True):
+        out.baddbmm_(weight, value)
+    if n * g < LEAST_ROWS:
+        out = out[:, : n * g]
     return out.view(k, n, g, e).permute(1, 0, 2, 3).reshape(n, heads, e)
 
 
@@ -331,10 +329,13 @@ class KVCache:
         self.keys, self.values = torch.zeros(shape), torch.zeros(shape)
         self.capacity, self.length = capacity, 0
         self._bias: Tensor | None = None
+        self._padded: Tensor | None = (
+            None  # the same, up to a whole block of keys; made at a forward's first layer
+        )
 
     def see(self, mask_NT: Tensor | None) -> None:
         """What the next forward's rows see: (N, length + N) booleans, True where a row may look; None: everything."""
-        self._bias = None
+        self._bias = self._padded = None
         if mask_NT is not None:
             open_columns = int(mask_NT.all(0).long().cumprod(0).sum())
             closed_NT = ~mask_NT[:, open_columns:]
@@ -343,10 +344,12 @@ class KVCache:
     def keep(self, rows: int) -> None:
         """Count the first `rows` rows of the last forward as committed."""
         self.length += rows
+        self._padded = None
 
     def truncate(self, length: int) -> None:
         assert 0 <= length <= self.length, (length, self.length)
         self.length = length
+        self._padded = None
 
     def attend(self, layer: int, q_NHE: Tensor, k_NKE: Tensor, v_NKE: Tensor) -> Tensor:
         end = self.length + len(k_NKE)
@@ -356,8 +359,11 @@ class KVCache:
         values[:, self.length : end] = v_NKE.transpose(0, 1)
         if not len(q_NHE):
             return q_NHE
-        bias = None if self._bias is None else self._bias[-len(q_NHE) :]
-        if pad := -end % KEY_BLOCK:
-            hidden = torch.full((len(q_NHE), pad), -torch.inf)
-            bias, end = hidden if bias is None else torch.cat([bias, hidden], 1), end + pad
-        return attend(q_NHE, keys[:, :end], values[:, :end], bias)
+        if self._padded is None:
+            self._padded = self._up_to_whole_blocks(len(k_NKE), -end % KEY_BLOCK)
+        end += -end % KEY_BLOCK
+        return attend(q_NHE, keys[:, :end], values[:, :end], self._padded[-len(q_NHE) :])
+
+    def _up_to_whole_blocks(self, rows: int, pad: int) -> Tensor:
+        hidden = torch.full((rows, pad), -torch.inf)
+        return hidden if self._bias is None else torch.cat([self._bias, hidden], 1)

@@ -14,14 +14,20 @@ from functools import cache
 
 
 class CostCurve:
-    """Milliseconds of a forward by its number of rows, measured at a few sizes and interpolated between them."""
+    """Milliseconds of a forward: by its number of rows, measured at a few sizes and interpolated between them, and by how
+    many keys its rows attend to (`ms_per_pair`, a row and a key), which grows with both.
+    """
 
-    def __init__(self, ms: Mapping[int, float]):
-        self.ms = dict(ms)
+    def __init__(self, ms: Mapping[int, float], ms_per_pair: float = 0.0):
+        self.ms, self.ms_per_pair = dict(ms), ms_per_pair
         self._sizes = sorted(ms)
 
+    def __call__(self, rows: int, keys: int = 0) -> float:
+        """For `rows` rows behind `keys` keys in the cache."""
+        return self._by_rows(rows) + self.ms_per_pair * rows * keys
+
     @cache  # noqa: B019 - an engine has one curve and some hundred row counts
-    def __call__(self, rows: int) -> float:
+    def _by_rows(self, rows: int) -> float:
         sizes = self._sizes
         at = bisect_left(sizes, rows)
         if at == 0:
@@ -129,16 +135,22 @@ def calibrated(chances: Sequence[float]) -> list[float]:
 
 
 def plan(
-    drafts: Sequence[int], chances: Sequence[float], cost: CostCurve, beliefs: Beliefs, block: int, rows: int
+    drafts: Sequence[int],
+    chances: Sequence[float],
+    cost: CostCurve,
+    beliefs: Beliefs,
+    block: int,
+    rows: int,
+    keys: int,
 ) -> Plan:
     """The forward with the highest expected gain: tokens it commits, and tokens that its masks will have drafted for the
     one after it, less what its milliseconds are worth at the engine's pace.
 
     `chances[i]`: probability that draft i is accepted given that those before it are. A masked block behind i
     drafts is of use if exactly i are accepted, so blocks go where that is likeliest. `block`: masks of a block at
-    most. `rows`: clean rows that run in any case.
+    most. `rows`: clean rows that run in any case, `keys`: what the cache holds.
     """
-    best, best_gain = Plan((), (), 0), 1.0 - beliefs.pace * cost(rows)
+    best, best_gain = Plan((), (), 0), 1.0 - beliefs.pace * cost(rows, keys)
     believed = beliefs.masks.chances(block)
     ends = [1.0]  # probability that exactly i of the first n drafts are accepted, i = 0..n
     expected = 1.0
@@ -152,7 +164,7 @@ def plan(
             future = OFFER * worth(believed[:masks])
             for blocks in range(1, len(likeliest) + 1) if masks else (0,):
                 useful = sum(ends[i] for i in likeliest[:blocks])
-                gain = expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks)
+                gain = expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks, keys)
                 if gain > best_gain:
                     after = tuple(sorted(likeliest[:blocks]))
                     best, best_gain = Plan(tuple(drafts[:n]), after, masks), gain

@@ -51,6 +51,7 @@ SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches
 CACHE_BUFFERS = 3
 _SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
 _MEASURED_ROWS = (1, 4, 8, 16, 32)
+_MEASURED_BEHIND, _MEASURED_KEYS = 8, 1024  # rows, and the keys before them, that say what attention costs
 MEASURE_S = 0.6  # of a start's seconds
 
 OnDraft = Callable[[Draft], None]
@@ -428,25 +429,31 @@ class Generator:
         return found
 
     def _measure(self) -> CostCurve:
-        """What a forward costs here by its rows, over a short context, in milliseconds of each thread's own processor
-        time, which other programs add little to; the best of a few."""
+        """What a forward costs here by its rows and by the keys that they attend to, in milliseconds of this thread's own
+        processor time, which other programs add little to; the best of a few."""
         cache, _ = self._cache.take([0, 0])
-        ms: dict[int, float] = {}
+        few, many = 0, min(_MEASURED_KEYS, self._window // 2)
+        sizes = [(rows, few) for rows in _MEASURED_ROWS] + [(_MEASURED_BEHIND, many)]
+        ms: dict[tuple[int, int], float] = {}
         rounds, until = 0, time.perf_counter() + MEASURE_S
         while rounds < 2 or time.perf_counter() < until:
             rounds += 1
-            for rows in _MEASURED_ROWS:
+            for rows, keys in sizes:
                 # As a forward that drafts has them: a clean row, and masked ones behind it.
                 clean, masked = (1, rows - 1) if self.network.adapter is not None else (rows, 0)
                 blocks = [Block(1, [None] * masked)] if masked else []
-                start = time.process_time()
+                cache.length = keys
+                start = time.thread_time()
                 self.network.forward(cache, [0] * clean, blocks, clean)
-                took = (time.process_time() - start) * 1000 / torch.get_num_threads()
-                ms[rows] = min(ms.get(rows, took), took)
+                took = (time.thread_time() - start) * 1000
+                ms[rows, keys] = min(ms.get((rows, keys), took), took)
+        cache.length = 0
         self._cache.give(cache, [])
         for more, less in pairwise(reversed(_MEASURED_ROWS)):
-            ms[less] = min(ms[less], ms[more])  # more rows never cost less
-        return CostCurve(ms)
+            ms[less, few] = min(ms[less, few], ms[more, few])  # more rows never cost less
+        attention = max(0.0, ms[_MEASURED_BEHIND, many] - ms[_MEASURED_BEHIND, few])
+        by_rows = {rows: ms[rows, few] for rows in _MEASURED_ROWS}
+        return CostCurve(by_rows, attention / (_MEASURED_BEHIND * many))
 
 
 class _Text:

@@ -70,6 +70,11 @@ class Int8Linear:
         ]
         self.bias, self.digits = bias_O, digits
 
+    @classmethod
+    def of(cls, weight_OI: Tensor) -> Int8Linear:
+        """A float weight, quantised."""
+        return cls(*quantise_weight(weight_OI))
+
     def __call__(self, x_NI: Tensor) -> Tensor:
         size_N1 = x_NI.abs().amax(-1, keepdim=True).clamp_min_(1e-30)  # vector_norm(inf) is 10 times slower
         x_NI = x_NI / size_N1

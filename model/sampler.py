@@ -298,7 +298,8 @@ def verify(
     while not run.interrupted():
         room = run.max_tokens - len(run.tokens)
         places = max(0, min(network.block, room - 2)) if network.adapter is not None else 0
-        step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean))
+        keys = cache.length
+        step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean), keys)
         blocks = [Block(len(clean) + after, [None] * step.masks) for after in step.after]
         clean_TV, noisy_BD = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
         run.forwards += 1
@@ -316,7 +317,7 @@ def verify(
         if not going:
             break
         believed.update(accepted, len(step.drafts))
-        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows))
+        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows, keys))
         if lookup is not None:
             lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
         clean = [run.tokens[-1]]

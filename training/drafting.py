@@ -51,6 +51,10 @@ class Drafting:
                 "The recipe wants continuations of the base: make them with the `write` command.",
             )
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
+        if recipe.generated and written is not None and not any(map(self._holds_a_block, written)):
+            raise DiffcoderError(
+                "no_continuations", "Every continuation of the base is too short to learn from: make others."
+            )
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
         if start is not None:
@@ -70,7 +74,8 @@ class Drafting:
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         recipe = self.recipe
-        sequence = self._draw(rng)
+        while not self._holds_a_block(sequence := self._draw(rng)):
+            pass  # the base ended its continuation at once
         cache, hidden_CD = self.model.read(as_ids(sequence.ids))
         argmax_C = self.model.choose(hidden_CD, draft_only=True).numpy()
         agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
@@ -100,6 +105,9 @@ class Drafting:
         logits = self.model.draft_logits(hidden_RD[kept], as_ids(blocks.ids_NB).reshape(-1)[kept])
         loss_R = F.cross_entropy(logits, targets_R[kept], reduction="none")
         return Loss((loss_R * weights_R[kept]).sum(), float(weights_R[kept].sum()), blocks.ids_NB.size)
+
+    def _holds_a_block(self, sequence: layouts.Sequence) -> bool:
+        return len(sequence.ids) - sequence.first > max(self.recipe.blocks) + self.recipe.shift
 
     def _draw(self, rng: np.random.Generator) -> layouts.Sequence:
         recipe = self.recipe

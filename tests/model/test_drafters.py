@@ -11,7 +11,11 @@ from hypothesis import strategies as st
 from model.drafters import MOST_BLOCKS, OFFER, Belief, Beliefs, CostCurve, Plan, PromptLookup, plan, worth
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)  # few tokens, so that texts repeat
-CURVES = st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6).map(CostCurve)
+CURVES = st.builds(
+    CostCurve,
+    st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6),
+    st.floats(0, 0.01),
+)
 
 
 def lookup_plainly(text: list[int], order: int, longest: int) -> list[int]:
@@ -63,7 +67,7 @@ def test_cost_past_the_largest_size_goes_on_as_it_went() -> None:
     assert CostCurve({1: 10.0, 8: 17.0, 16: 33.0})(24) == pytest.approx(49.0)
 
 
-def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, rows: int) -> float:
+def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, rows: int, keys: int) -> float:
     """What `plan` maximises, spelled out: every outcome i (exactly i drafts accepted) with its probability."""
     total, sure = 0.0, 1.0
     for i in range(len(plan.drafts) + 1):
@@ -72,7 +76,7 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
         offered = OFFER * worth(beliefs.masks.chances(plan.masks))
         total += likely * (1 + i + (offered if i in plan.after else 0.0))
         sure *= 1.0 if last else chances[i]
-    return total - beliefs.pace * cost(rows + plan.rows)
+    return total - beliefs.pace * cost(rows + plan.rows, keys)
 
 
 @given(
@@ -81,14 +85,15 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
     st.integers(0, 4),
     st.floats(0, 1),
     st.integers(1, 300),
+    st.integers(0, 4000),
 )
 def test_no_other_forward_gains_more(
-    chances: list[float], curve: CostCurve, block: int, pace: float, rows: int
+    chances: list[float], curve: CostCurve, block: int, pace: float, rows: int, keys: int
 ) -> None:
     beliefs = Beliefs(curve)
     beliefs.pace = pace
     drafts = list(range(len(chances)))
-    found = plan(drafts, chances, curve, beliefs, block, rows)
+    found = plan(drafts, chances, curve, beliefs, block, rows, keys)
     assert list(found.drafts) == drafts[: len(found.drafts)]
     assert found.masks <= block
     others = (
@@ -98,14 +103,21 @@ def test_no_other_forward_gains_more(
         for count in range(MOST_BLOCKS + 1 if masks else 1)
         for after in combinations(range(n + 1), count)
     )
-    best = max(gain(chances, other, curve, beliefs, rows) for other in others)
-    assert gain(chances, found, curve, beliefs, rows) == pytest.approx(best)
+    best = max(gain(chances, other, curve, beliefs, rows, keys) for other in others)
+    assert gain(chances, found, curve, beliefs, rows, keys) == pytest.approx(best)
 
 
 def test_sure_drafts_that_cost_nothing_are_all_taken_and_hopeless_ones_are_not() -> None:
     flat, steep = CostCurve({1: 1.0, 64: 1.001}), CostCurve({1: 1.0, 64: 64.0})
-    assert plan([5, 6, 7], [0.99] * 3, flat, Beliefs(flat), 4, 1).drafts == (5, 6, 7)
-    assert plan([5, 6, 7], [0.3] * 3, steep, Beliefs(steep), 4, 1) == Plan((), (), 0)
+    assert plan([5, 6, 7], [0.99] * 3, flat, Beliefs(flat), 4, 1, 0).drafts == (5, 6, 7)
+    assert plan([5, 6, 7], [0.3] * 3, steep, Beliefs(steep), 4, 1, 0) == Plan((), (), 0)
+
+
+def test_a_draft_that_pays_behind_a_few_keys_does_not_behind_thousands() -> None:
+    curve = CostCurve({1: 20.0, 16: 30.0}, ms_per_pair=0.005)
+    beliefs = Beliefs(curve)
+    assert plan([5, 6], [0.8, 0.8], curve, beliefs, 0, 1, 10).drafts == (5, 6)
+    assert plan([5, 6], [0.8, 0.8], curve, beliefs, 0, 1, 8000).drafts == ()
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=200))
