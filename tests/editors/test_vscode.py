@@ -10,17 +10,14 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from model import store
 from tests.editors import code_server
 
-DIFFCODER = Path(sys.executable).with_name("diffcoder")
 STEPS = Path(__file__).with_name("vscode.mjs")
 FILES = {
     "ghost.py": '"""Small numbers."""\n\n\n',
@@ -35,16 +32,7 @@ FILES = {
 SETTINGS = {
     "diffcoder.inline.confidence": 0,  # the test is about the editor, not about when the model is sure
     "diffcoder.inline.alternatives": 1,
-    "chat.disableAIFeatures": True,
-    "workbench.startupEditor": "none",
-    "workbench.reduceMotion": "on",
-    "workbench.secondarySideBar.defaultVisibility": "hidden",
-    "telemetry.telemetryLevel": "off",
-    "git.enabled": False,
-    "extensions.autoUpdate": False,
     "files.readonlyInclude": {"**/locked.py": True},
-    "files.autoSave": "off",
-    "python.languageServer": "None",
 }
 
 pytestmark = [pytest.mark.model, pytest.mark.timeout(2700)]
@@ -56,28 +44,11 @@ def found(
 ) -> Callable[[str], dict[str, Any]]:
     """What a step found; fails with the step's own words."""
     root = tmp_path_factory.mktemp("vscode")
-    home, project, shots, cache = (root / name for name in ("home", "project", "shots", "cache"))
-    for folder in (home, project, shots, cache / "models"):
-        folder.mkdir(parents=True)
-    # The default model is the machine's own; what the test pulls stays here.
-    (cache / "models" / "default").symlink_to(store.cache_folder() / "models" / "default")
-    for name, text in FILES.items():
-        (project / name).write_text(text)
-    user = home / "data" / "User"
-    user.mkdir(parents=True)
-    (user / "settings.json").write_text(json.dumps(SETTINGS))
-    environment = {"DIFFCODER_HOME": str(cache), "DIFFCODER_SERVER": str(DIFFCODER)}
     try:
-        with code_server.serving(tools, home, vsix, environment) as address:
-            options = {
-                "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
-                "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
-                "home": str(cache),
-            }  # fmt: skip
+        with code_server.driven(tools, vsix, root, FILES, SETTINGS) as options:
             with (root / "steps.jsonl").open("wb") as lines, (root / "steps.log").open("wb") as log:
-                command = ["node", str(STEPS), json.dumps(options)]
                 subprocess.run(
-                    command,
+                    ["node", str(STEPS), json.dumps(options)],
                     env=tools.environment,
                     stdin=subprocess.DEVNULL,
                     stdout=lines,
@@ -86,11 +57,8 @@ def found(
                     check=False,
                 )
     finally:
-        subprocess.run(
-            [DIFFCODER, "engine", "stop"], env=os.environ | environment, capture_output=True, check=False
-        )
         if keep := os.environ.get("DIFFCODER_TEST_SHOTS"):
-            shutil.copytree(shots, keep, dirs_exist_ok=True)
+            shutil.copytree(root / "shots", keep, dirs_exist_ok=True)
     said = (root / "steps.jsonl").read_text("utf-8").splitlines()
     steps = {line["step"]: line for line in map(json.loads, said)}
 

@@ -18,7 +18,7 @@ export class Window {
     this.page = page;
   }
 
-  /** The window with `file` in front; without one, as it was when it was left. */
+  /** The window with `file` open; without one, as it was when it was left. */
   async load(file) {
     let address = `${options.address}/?folder=${encodeURIComponent(options.folder)}`;
     if (file) {

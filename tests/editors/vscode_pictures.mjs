@@ -1,4 +1,4 @@
-// Takes the pictures of docs/editors/vscode: each capability, in a light and a dark window; and the frames of a draft.
+// Takes pictures of each capability, in a light and a dark window, and the frames of a draft. pictures.py starts it.
 //
 //     node vscode_pictures.mjs OPTIONS      (those of vscode.mjs, and "settings", the user's settings file)
 import { createRequire } from 'node:module';
@@ -9,12 +9,11 @@ import { Window } from './vscode.mjs';
 const options = JSON.parse(process.argv[2]);
 const { chromium } = createRequire(path.join(options.modules, 'x'))('playwright-core');
 const THEMES = { light: 'Light Modern', dark: 'Dark Modern' };
-const SIZE = { width: 860, height: 430 };
 const FILES = {
   'ghost.py': 'def area(width, height):\n    return width * height\n\n\n',
   'prices.py':
     'def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n    return result - discount\n',
-  'gaps.py': 'def area(width, height):\n    return ‹?›\n\n\ndef is_square(width, height):\n    pass\n',
+  'gaps.py': 'def area(width, height):\n    return ‹?›\n\n\ndef perimeter(width, height):\n    pass\n',
   'colours.json': '{\n  "red": 1\n  "green": 2\n}\n',
 };
 const only = process.argv.slice(3);
@@ -25,14 +24,21 @@ for (const [name, theme] of Object.entries(THEMES)) {
   settings['workbench.colorTheme'] = theme;
   fs.writeFileSync(options.settings, JSON.stringify(settings));
   const browser = await chromium.launch({ executablePath: options.chromium, args: ['--no-sandbox', '--disable-gpu'] });
-  const page = await browser.newPage({ viewport: SIZE });
-  page.setDefaultTimeout(120_000);
+  const page = await browser.newPage({ viewport: { width: 760, height: 460 }, deviceScaleFactor: 1.5 });
+  page.setDefaultTimeout(30_000);
   const w = new Window(page);
-  const shot = (what) => w.shot(`${what}-${name}`);
-  const open = async (file) => {
-    await w.load(file);
-    await w.running();
-    await page.locator('.notifications-toasts').evaluate((node) => node.remove()).catch(() => undefined);
+  const shot = async (what) => {
+    await page.waitForTimeout(700);
+    await w.shot(`${what}-${name}`);
+  };
+  await w.load('ghost.py');
+  await w.running();
+  for (const file of Object.keys(FILES)) await w.openFile(file);
+  await w.command('View: Close Primary Side Bar');
+  const open = async (file, height = 340) => {
+    await page.setViewportSize({ width: 760, height });
+    await page.locator('.tab', { hasText: file }).click();
+    await page.locator('.tab.active', { hasText: file }).waitFor();
   };
   const pictures = {
     async ghost() {
@@ -50,7 +56,6 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.keys('Control+i');
       await page.waitForTimeout(800);
       await w.type('Rename the variable result to money', 5);
-      await page.waitForTimeout(500);
       await shot('instruction');
       await w.keys('Enter');
       for (let frame = 0; frame < 400 && !(await w.lens('Accept').count()); frame += 1) {
@@ -58,7 +63,6 @@ for (const [name, theme] of Object.entries(THEMES)) {
         await page.waitForTimeout(30);
       }
       await w.lens('Change 2 of 2').first().waitFor();
-      await page.waitForTimeout(800);
       await shot('review');
       await w.keys('Shift+Alt+Backspace');
       await w.gone('Accept');
@@ -70,7 +74,6 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.keys('Control+Alt+g');
       await w.reviewed();
       await w.lens('Change 1 of 2').first().waitFor();
-      await page.waitForTimeout(800);
       await shot('gaps');
       await w.keys('Shift+Alt+Enter');
       await w.gone('Accept');
@@ -82,44 +85,39 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.goTo(3, 5);
       await w.keys('Control+.');
       await page.locator('.action-widget .monaco-list-row', { hasText: 'diffcoder: fix' }).first().waitFor();
-      await page.waitForTimeout(500);
       await shot('fix');
       await w.keys('Escape');
     },
     async models() {
-      await open('ghost.py');
+      await open('ghost.py', 400);
       await w.command('diffcoder: Choose Model');
       await page.locator('.quick-input-list .monaco-list-row', { hasText: 'tiny' }).first().waitFor();
-      await page.waitForTimeout(500);
       await shot('models');
       await w.keys('Escape');
     },
     async menu() {
-      await open('ghost.py');
+      await open('ghost.py', 560);
       await w.command('diffcoder: Show Menu');
       await page.locator('.quick-input-list .monaco-list-row', { hasText: 'Fill Gaps' }).first().waitFor();
-      await page.waitForTimeout(500);
       await shot('menu');
       await w.keys('Escape');
     },
     async statistics() {
-      await open('ghost.py');
+      await open('ghost.py', 460);
       await w.command('diffcoder: Show Statistics');
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('table').waitFor();
-      await page.waitForTimeout(1000);
       await shot('statistics');
     },
     async tune() {
-      await open('ghost.py');
+      await open('ghost.py', 460);
       await w.command('diffcoder: Learn This Workspace');
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('button:visible').first().waitFor();
-      await page.waitForTimeout(1000);
       await shot('tune');
     },
     async walkthrough() {
-      await open('ghost.py');
+      await open('ghost.py', 560);
       await w.command('diffcoder: Open Walkthrough');
       await page.waitForTimeout(2500);
       await shot('walkthrough');

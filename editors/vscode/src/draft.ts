@@ -42,6 +42,8 @@ export class DraftView implements Disposable {
     const place = this.places.get(key) ?? this.place(draft.position, draft.kind);
     place.settled = draft.text;
     place.block = draft.block.map((piece) => piece ?? MASK).join('');
+    // The model's answer to an instruction ends with a fence; what it guesses beyond that is nobody's text.
+    if (draft.kind === 'edit') place.block = place.block.replace(/\n?```[^]*$/, '');
     this.places.set(key, place);
     this.render();
   }
