@@ -22,7 +22,7 @@ from evaluation.batch import Batch, SharedDecoder, SharedLinear
 from evaluation.task import Chat, Continuation
 from model import loading, sampler
 from model.decoder import KVCache
-from model.drafters import Beliefs, CostCurve, PromptLookup
+from model.drafters import Beliefs, CostCurve, PromptLookup, TextDrafter
 from model.generator import SPARE, Generator, _Text, never
 from model.layout import Mark, Piece
 from model.loading import Loaded
@@ -73,7 +73,7 @@ class ChatGenerator(Generator):
         ids: list[int],
         run: Run,
         limits: Limits,
-        lookup: PromptLookup,
+        lookup: TextDrafter,
         started: float,
         finish: Callable[[KVCache], None] | None = None,
     ) -> Usage:

@@ -1,16 +1,17 @@
 """Where drafted tokens come from before the model verifies them, and how many are worth a forward. No torch.
 
-Two drafters, one verifier: text that already exists (`PromptLookup`), and the masked places of the last forward, whose
-probabilities the sampler hands to `plan`. How far to draft is a matter of cost: `CostCurve` holds what a forward of n
-rows takes on this machine.
+Two kinds of drafter, one verifier: text that already exists (`PromptLookup`, and `Revision` for an edit), and the
+masked places of the last forward, whose probabilities the sampler hands to `plan`. How far to draft is a matter of
+cost: `CostCurve` holds what a forward of n rows takes on this machine.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import Protocol
 
 
 class CostCurve:
@@ -37,11 +38,18 @@ class CostCurve:
         return self.ms[low] + slope * (rows - low)
 
 
-class PromptLookup:
-    """Proposes what followed the last occurrence of the newest `order` tokens in `text` and in what was written.
+class TextDrafter(Protocol):
+    """Drafts from text that exists."""
 
-    In an edit most of the old text survives, so its tokens are the best draft there is.
-    """
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take note of tokens that were committed."""
+
+    def propose(self, longest: int) -> list[int]:
+        """Up to `longest` tokens that may come next; empty where nothing is known."""
+
+
+class PromptLookup:
+    """Proposes what followed the last occurrence of the newest `order` tokens in `text` and in what was written."""
 
     def __init__(self, text: Sequence[int], order: int = 3):
         self.order = order
@@ -66,6 +74,92 @@ class PromptLookup:
             return []
         period = len(self._text) - at  # a text that repeats itself is taken to go on doing so
         return [self._text[at + n % period] for n in range(longest)]
+
+
+class Revision:
+    """Proposes the rest of an old text while a new version of it is written, with the replacements seen so far.
+
+    It follows the new text along the old one. Where they part, they meet again at the nearest place of the old text that
+    has the newest token (two tokens, further away). What stood between is remembered as replaced by what was written,
+    and proposed so wherever the same old tokens come again, until they are left as they were: a name that is changed
+    throughout is a surprise once. While the texts are apart, `PromptLookup` over the prompt helps out.
+    """
+
+    REACH, NEAR = (
+        32,
+        2,
+    )  # old tokens to look through for the place where the texts meet; where one token will do
+    LONGEST_OLD, LONGEST_NEW = 4, 8  # tokens of a replacement
+
+    def __init__(self, old: Sequence[int], prompt: Sequence[int]):
+        self._old = tuple(old)
+        self._at = 0  # of the old text: what comes next, or came next when the texts parted
+        self._apart: list[int] = []  # written since
+        self._replaced: dict[tuple[int, ...], tuple[int, ...]] = {}
+        self._lookup = PromptLookup(prompt, order=2)
+
+    def extend(self, tokens: Sequence[int]) -> None:
+        """Take note of tokens that were committed."""
+        self._lookup.extend(tokens)
+        for token in tokens:
+            if not self._apart and self._old[self._at : self._at + 1] == (token,):
+                self._at += 1
+                self._forget()
+            else:
+                self._apart.append(token)
+                self._meet()
+
+    def propose(self, longest: int) -> list[int]:
+        """Up to `longest` tokens that may come next; empty where nothing is known."""
+        old, at, found = self._old, self._at, []
+        if self._apart:
+            written = tuple(self._apart)
+            for key in self._keys(at):
+                new = self._replaced[key]
+                if new[: len(written)] == written:
+                    found, at = list(new[len(written) :]), at + len(key)
+                    break
+            else:
+                if proposed := self._lookup.propose(longest):
+                    return proposed
+                at += len(written)  # as if each token had been replaced by one
+        elif (last := old[max(0, at - 1) : at]) in self._replaced and self._replaced[last][:1] == last:
+            found = list(self._replaced[last][1:])  # what was put in behind that token before
+        while len(found) < longest and at < len(old):
+            key = next(self._keys(at), old[at : at + 1])
+            found += self._replaced.get(key, key)
+            at += len(key)
+        return found[:longest]
+
+    def _keys(self, at: int) -> Iterator[tuple[int, ...]]:
+        """The old tokens at a place that have been replaced before, the longest first."""
+        for length in range(self.LONGEST_OLD, 0, -1):
+            if (key := self._old[at : at + length]) in self._replaced:
+                yield key
+
+    def _meet(self) -> None:
+        old, apart, start = self._old, self._apart, self._at
+        for at in range(start, min(len(old), start + self.REACH)):
+            if old[at] != apart[-1]:
+                continue
+            near = at - start <= self.NEAR
+            if near or (len(apart) > 1 and at > start and old[at - 1] == apart[-2]):
+                shared = 1 if near else 2
+                self._remember(start, at + 1 - shared, tuple(apart[: len(apart) - shared]))
+                self._at, self._apart = at + 1, []
+                return
+
+    def _remember(self, start: int, end: int, new: tuple[int, ...]) -> None:
+        if start == end and start:  # put in: behind the token before
+            start, new = start - 1, (self._old[start - 1], *new)
+        if 0 < end - start <= self.LONGEST_OLD and 0 < len(new) <= self.LONGEST_NEW:
+            self._replaced[self._old[start:end]] = new
+
+    def _forget(self) -> None:
+        """What ends before the newest token was left as it was."""
+        end = self._at - 1
+        for length in range(1, min(end, self.LONGEST_OLD) + 1):
+            self._replaced.pop(self._old[end - length : end], None)
 
 
 class Belief:

@@ -19,7 +19,7 @@ import torch
 
 from model import layout, loading, sampler
 from model.decoder import KVCache
-from model.drafters import Beliefs, CostCurve, PromptLookup
+from model.drafters import Beliefs, CostCurve, PromptLookup, Revision, TextDrafter
 from model.ends import best_end
 from model.healing import Healing, Spellings
 from model.layout import Mark, Piece, Selection
@@ -48,7 +48,7 @@ FILL_TOKENS = 1536  # of a gap's prompt: what two cores read in a few seconds wh
 EDIT_TOKENS = 3072
 WINDOW = 4096  # prompt and answer of the longest request
 SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches of `best_end`
-CACHE_BUFFERS = 3
+CACHE_BUFFERS = 2  # of 100 MB each, once they are full
 _SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
 _MEASURED_ROWS = (1, 4, 8, 16, 32)
 _MEASURED_BEHIND, _MEASURED_KEYS = 8, 1024  # rows, and the keys before them, that say what attention costs
@@ -204,7 +204,7 @@ class Generator:
         stops = Stops("", "", (*limits.stop, selection.fence))
         text = _Text(self, b"", stops)
         run = self._run(limits, text.until, on_draft, cancelled, b"", text, started)
-        usage = self._generate(ids, run, limits, PromptLookup(ids, order=2), started)
+        usage = self._generate(ids, run, limits, Revision(old, ids), started)
         answer, kept = text.result(run)
         reason = _reason(run)
         complete = reason in ("end_token", "stop_string")
@@ -337,7 +337,7 @@ class Generator:
         ids: list[int],
         run: Run,
         limits: Limits,
-        lookup: PromptLookup,
+        lookup: TextDrafter,
         started: float,
         finish: Callable[[KVCache], None] | None = None,
     ) -> Usage:
@@ -367,6 +367,8 @@ class Generator:
             if finish is not None and cache.length >= len(ids):
                 finish(cache)
         self._cache.give(cache, [*ids, *run.tokens])
+        if len(new) > sampler.PREFILL_ROWS:
+            _return_freed_memory()
         now = time.monotonic()
         return Usage(
             tokens=len(run.tokens),
@@ -527,7 +529,8 @@ def _is_partial(raw: bytes) -> bool:
 
 
 def _return_freed_memory() -> None:
-    """Loading leaves some 80 MB of freed blocks with the C library, which keeps them unless asked (glibc only)."""
+    """Loading leaves some 200 MB of freed blocks with the C library, reading a long prompt 100 MB; it keeps them unless
+    asked (glibc only)."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)

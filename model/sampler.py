@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model import masks
 from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
-from model.drafters import Beliefs, CostCurve, PromptLookup, calibrated, plan, worth
+from model.drafters import Beliefs, CostCurve, TextDrafter, calibrated, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
@@ -278,7 +278,7 @@ def verify(
     pending: Sequence[int],
     run: Run,
     cost: CostCurve,
-    lookup: PromptLookup | None = None,
+    lookup: TextDrafter | None = None,
     beliefs: Beliefs | None = None,
 ) -> None:
     """Autoregressive decoding, several tokens a forward: the same tokens as one at a time, whatever is drafted.

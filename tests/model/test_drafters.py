@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.drafters import MOST_BLOCKS, OFFER, Belief, Beliefs, CostCurve, Plan, PromptLookup, plan, worth
+from model.drafters import (
+    MOST_BLOCKS,
+    OFFER,
+    Belief,
+    Beliefs,
+    CostCurve,
+    Plan,
+    PromptLookup,
+    Revision,
+    plan,
+    worth,
+)
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)  # few tokens, so that texts repeat
 CURVES = st.builds(
@@ -44,6 +55,61 @@ def test_lookup_never_takes_the_newest_tokens_for_an_earlier_occurrence(text: li
     lookup = PromptLookup(text[: len(text) // 2], order)
     lookup.extend(text[len(text) // 2 :])
     assert lookup.propose(5) == []
+
+
+def surprises(old: list[int], new: list[int], longest: int = 8) -> int:
+    """How many forwards give a token that was not proposed, when each accepts what it can and gives one more."""
+    revision, at, found = Revision(old, old), 0, 0
+    while at < len(new):
+        accepted = 0
+        for token in revision.propose(longest):
+            if at + accepted >= len(new) or token != new[at + accepted]:
+                break
+            accepted += 1
+        revision.extend(new[at : at + accepted + 1])
+        at += accepted + 1
+        found += accepted < longest and at < len(new)
+    return found
+
+
+OLD = [token for n in range(8) for token in (100 + n, 1, 200 + n, 2, 300 + n)]  # 1 and 2 come again and again
+
+
+def replaced(token: int, by: list[int]) -> list[int]:
+    return [new for old in OLD for new in (by if old == token else [old])]
+
+
+@pytest.mark.parametrize("by", [[7], [7, 8], [1, 7], [7, 8, 9]], ids=str)
+def test_a_name_that_is_changed_throughout_surprises_at_first_only(by: list[int]) -> None:
+    assert surprises(OLD, OLD) == 0
+    # As often as it takes to write it once, and where it comes again in the draft that follows.
+    assert surprises(OLD, replaced(1, by)) <= len(by) + 1
+
+
+def test_lines_that_are_taken_out_or_put_in_are_passed() -> None:
+    assert surprises(OLD, OLD[:10] + OLD[20:]) <= 3
+    assert surprises(OLD, [*OLD[:10], 50, 51, 52, *OLD[10:]]) <= 4
+
+
+def test_a_replacement_that_was_not_made_again_is_forgotten() -> None:
+    revision = Revision([1, 10, 11, 1, 12, 13, 1, 14], [])
+    revision.extend([7, 10, 11])
+    assert revision.propose(3) == [7, 12, 13]
+    revision.extend([1, 12, 13])
+    assert revision.propose(3) == [1, 14]
+
+
+@given(
+    st.lists(st.integers(0, 3), max_size=30),
+    st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=4), max_size=20),
+    st.integers(1, 9),
+)
+def test_any_text_may_follow_any_other(old: list[int], new: list[list[int]], longest: int) -> None:
+    revision = Revision(old, old)
+    for tokens in new:
+        assert len(revision.propose(longest)) <= longest
+        revision.extend(tokens)
+    assert set(revision.propose(longest)) <= {0, 1, 2, 3}
 
 
 @given(CURVES)
