@@ -90,7 +90,8 @@ def folder(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_ghost_text_of_the_model_is_taken(new_neovim, folder, real_home, keep, light):
     few = {"inline": {"alternatives": 2, "maxTokens": 32}}
-    with neovim(new_neovim, folder, "basket.py", real_home, light=light, settings=few) as terminal:
+    # Rows enough for the whole suggestion: which of how many it is stands at its end.
+    with neovim(new_neovim, folder, "basket.py", real_home, light=light, settings=few, rows=34) as terminal:
         started(terminal)
         terminal.type(f"Go{ENTER}{ENTER}def heaviest(basket):{ENTER}")
         terminal.keys(

@@ -10,10 +10,11 @@ const options = JSON.parse(process.argv[2]);
 const { chromium } = createRequire(path.join(options.modules, 'x'))('playwright-core');
 const THEMES = { light: 'Light Modern', dark: 'Dark Modern' };
 const FILES = {
-  'ghost.py': 'def area(width, height):\n    return width * height\n\n\n',
+  'ghost.py': 'def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n',
   'prices.py':
     'def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n    return result - discount\n',
-  'gaps.py': 'def area(width, height):\n    return ‹?›\n\n\ndef perimeter(width, height):\n    pass\n',
+  'gaps.py':
+    'def average(prices):\n    return sum(‹?›) / len(‹?›)\n\n\ndef below(prices, limit):\n    return [p for p in prices if ‹?›]\n',
   'colours.json': '{\n  "red": 1\n  "green": 2\n}\n',
 };
 const only = process.argv.slice(3);
@@ -35,19 +36,20 @@ for (const [name, theme] of Object.entries(THEMES)) {
   await w.running();
   for (const file of Object.keys(FILES)) await w.openFile(file);
   await w.command('View: Close Primary Side Bar');
-  const open = async (file, height = 340) => {
+  const open = async (file, height = 260) => {
     await page.setViewportSize({ width: 760, height });
     await page.locator('.tab', { hasText: file }).click();
     await page.locator('.tab.active', { hasText: file }).waitFor();
+    await page.mouse.move(752, 130); // off the tab, which would say its path
   };
   const pictures = {
     async ghost() {
-      await open('ghost.py');
+      await open('ghost.py', 290);
       await w.goTo(5);
-      await w.type('def perimeter(width, height):\nreturn ');
+      await w.type('def median(numbers):\n');
       await w.waitForGhost();
       await shot('ghost');
-      await w.keys('Escape');
+      await w.keys('Tab');
       await w.saved('ghost.py');
     },
     async review() {
@@ -56,7 +58,6 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.keys('Control+i');
       await page.waitForTimeout(800);
       await w.type('Rename the variable result to money', 5);
-      await shot('instruction');
       await w.keys('Enter');
       for (let frame = 0; frame < 400 && !(await w.lens('Accept').count()); frame += 1) {
         await w.shot(`frame-${name}-${String(frame).padStart(3, '0')}`);
@@ -73,7 +74,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.goTo(1);
       await w.keys('Control+Alt+g');
       await w.reviewed();
-      await w.lens('Change 1 of 2').first().waitFor();
+      await w.lens('Change 1 of').first().waitFor();
       await shot('gaps');
       await w.keys('Shift+Alt+Enter');
       await w.gone('Accept');
@@ -96,7 +97,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.keys('Escape');
     },
     async menu() {
-      await open('ghost.py', 560);
+      await open('ghost.py', 452);
       await w.command('diffcoder: Show Menu');
       await page.locator('.quick-input-list .monaco-list-row', { hasText: 'Fill Gaps' }).first().waitFor();
       await shot('menu');
@@ -110,7 +111,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await shot('statistics');
     },
     async tune() {
-      await open('ghost.py', 460);
+      await open('ghost.py', 340);
       await w.command('diffcoder: Learn This Workspace');
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('button:visible').first().waitFor();
