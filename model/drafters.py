@@ -15,17 +15,26 @@ from typing import Protocol
 
 
 class CostCurve:
-    """Milliseconds of a forward: by its number of rows, measured at a few sizes and interpolated between them, and by how
-    many keys its rows attend to (`ms_per_pair`, a row and a key), which grows with both.
+    """Milliseconds of a forward: by its number of rows, measured at a few sizes and interpolated between them; by how
+    many keys its rows attend to (`ms_per_pair`, a row and a key), which grows with both; and for masked rows, what an
+    adapter adds to any number of them (`ms_masked`) and what the draft of each place takes (`ms_per_mask`).
     """
 
-    def __init__(self, ms: Mapping[int, float], ms_per_pair: float = 0.0):
+    def __init__(
+        self,
+        ms: Mapping[int, float],
+        ms_per_pair: float = 0.0,
+        ms_masked: float = 0.0,
+        ms_per_mask: float = 0.0,
+    ):
         self.ms, self.ms_per_pair = dict(ms), ms_per_pair
+        self.ms_masked, self.ms_per_mask = ms_masked, ms_per_mask
         self._sizes = sorted(ms)
 
-    def __call__(self, rows: int, keys: int = 0) -> float:
-        """For `rows` rows behind `keys` keys in the cache."""
-        return self._by_rows(rows) + self.ms_per_pair * rows * keys
+    def __call__(self, rows: int, keys: int = 0, masks: int = 0) -> float:
+        """For `rows` rows in all behind `keys` keys in the cache; `masks`: places of a masked block, if there is one."""
+        masked = self.ms_masked + self.ms_per_mask * masks if masks else 0.0
+        return self._by_rows(rows) + self.ms_per_pair * rows * keys + masked
 
     @cache  # noqa: B019 - an engine has one curve and some hundred row counts
     def _by_rows(self, rows: int) -> float:
@@ -162,18 +171,26 @@ class Revision:
             self._replaced.pop(self._old[end - length : end], None)
 
 
+FADING = 200.0  # forwards
+
+
 class Belief:
     """Running estimates of how likely a drafter's tokens are accepted: of its first one, of its second given the
     first, and so on; what lies deeper than `depths` is taken to be like the last of them."""
 
     def __init__(self, rates: Sequence[float], weight: float = 12.0):
-        self._rates, self._weight = list(rates), weight
+        self._first, self._rates, self._weight = tuple(rates), list(rates), weight
 
     def update(self, accepted: int, drafted: int) -> None:
         """Learn from a forward that accepted the first `accepted` of `drafted` tokens."""
         for depth in range(min(accepted + 1, drafted)):
             at = min(depth, len(self._rates) - 1)
             self._rates[at] += (float(depth < accepted) - self._rates[at]) / self._weight
+
+    def fade(self) -> None:
+        """A forward without this drafter: the estimates drift back to the first ones, so that it is tried again."""
+        for at, rate in enumerate(self._first):
+            self._rates[at] += (rate - self._rates[at]) / FADING
 
     def chances(self, count: int) -> list[float]:
         """The probabilities of the next `count` tokens, each given those before it."""
@@ -258,7 +275,9 @@ def plan(
             future = OFFER * worth(believed[:masks])
             for blocks in range(1, len(likeliest) + 1) if masks else (0,):
                 useful = sum(ends[i] for i in likeliest[:blocks])
-                gain = expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks, keys)
+                gain = (
+                    expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks, keys, masks)
+                )
                 if gain > best_gain:
                     after = tuple(sorted(likeliest[:blocks]))
                     best, best_gain = Plan(tuple(drafts[:n]), after, masks), gain

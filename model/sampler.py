@@ -316,8 +316,12 @@ def verify(
         cache.keep(len(clean) + accepted)
         if not going:
             break
-        believed.update(accepted, len(step.drafts))
-        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows, keys))
+        for belief in (beliefs.masks, beliefs.lookup):
+            if belief is believed and step.drafts:
+                belief.update(accepted, len(step.drafts))
+            else:
+                belief.fade()
+        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows, keys, step.masks))
         if lookup is not None:
             lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
         clean = [run.tokens[-1]]

@@ -26,6 +26,8 @@ CURVES = st.builds(
     CostCurve,
     st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6),
     st.floats(0, 0.01),
+    st.floats(0, 30),
+    st.floats(0, 5),
 )
 
 
@@ -142,7 +144,7 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
         offered = OFFER * worth(beliefs.masks.chances(plan.masks))
         total += likely * (1 + i + (offered if i in plan.after else 0.0))
         sure *= 1.0 if last else chances[i]
-    return total - beliefs.pace * cost(rows + plan.rows, keys)
+    return total - beliefs.pace * cost(rows + plan.rows, keys, plan.masks)
 
 
 @given(
@@ -186,12 +188,29 @@ def test_a_draft_that_pays_behind_a_few_keys_does_not_behind_thousands() -> None
     assert plan([5, 6], [0.8, 0.8], curve, beliefs, 0, 1, 8000).drafts == ()
 
 
+def test_masks_are_left_out_where_an_adapter_costs_more_than_they_bring() -> None:
+    cheap, dear = (CostCurve({1: 20.0, 16: 26.0}, ms_masked=ms) for ms in (1.0, 12.0))
+    assert plan([], [], cheap, Beliefs(cheap), 4, 1, 0).masks > 0
+    assert plan([], [], dear, Beliefs(dear), 4, 1, 0).masks == 0
+
+
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=200))
 def test_belief_stays_a_probability(outcomes: list[tuple[int, int]]) -> None:
     belief = Belief([0.6, 0.5])
     for accepted, more in outcomes:
         belief.update(accepted, accepted + more)
     assert all(0 <= chance <= 1 for chance in belief.chances(5))
+
+
+def test_what_is_not_tried_is_believed_in_again_in_time() -> None:
+    belief = Belief([0.6, 0.5])
+    for _ in range(100):
+        belief.update(0, 2)
+    low = belief.chances(1)[0]
+    for _ in range(1000):
+        belief.fade()
+    assert low < 0.01
+    assert belief.chances(2) == pytest.approx([0.6, 0.5], abs=0.01)
 
 
 def test_belief_learns_each_depth_apart() -> None:
