@@ -32,6 +32,7 @@ from diffcoder_lsp import engine_process
 from diffcoder_lsp.engine_client import EngineClient
 from model import layout, profiles, registry, store
 from model.generator import EDIT_TOKENS, FILL_TOKENS, WINDOW
+from model.prefix_cache import common
 from model.schema import EditRequest, EditResponse, FillRequest, FillResponse, Limits, Usage
 from model.tokens import encode_text, load_tokenizer
 
@@ -209,7 +210,7 @@ class Bench:
                     reply = self.transformers.ask(ids, SLOW_TOKENS)
                     slow.add(len(ids), reply.prefill_ms, reply.tokens, reply.decode_ms)
                 written, forwards = written + tokens, forwards + filling.usage.forwards
-                same.append(len(os.path.commonprefix([again.text, filling.text])) / len(filling.text))
+                same.append(common(again.text, filling.text) / len(filling.text))
             prefill.add(ours.read_rate, theirs.read_rate, slow.read_rate)
             decode.add(ours.write_rate, theirs.write_rate, slow.write_rate)
             say(
