@@ -44,7 +44,7 @@ class PrefixCache:
         self._held.append((cache, list(ids[: cache.length])))
 
 
-def common(a: Sequence[int], b: Sequence[int]) -> int:
+def common(a: Sequence[object], b: Sequence[object]) -> int:
     """Length of the longest common beginning."""
     n = min(len(a), len(b))
     return next((i for i in range(n) if a[i] != b[i]), n)
