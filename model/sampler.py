@@ -344,37 +344,40 @@ def denoise(
     run: Run,
     rule: UnmaskRule,
 ) -> None:
-    """Block diffusion: mask a block, forward, commit what the rule picks, until no mask is left; then the next block.
+    """Block diffusion: a block of masks, a forward, commit the places that the rule picks, until the text ends.
 
-    `pending`: the prompt's tokens that are not in the cache. With a gated adapter, the clean row before the block
-    settles its first place in the forward that commits that row, whatever the rule picks besides. Places that a
-    constraint governs are committed left to right, a gated model's in blocks of their own.
+    `pending`: the prompt's tokens that are not in the cache. A merged model denoises one block after the other. With a
+    gated adapter the block slides: what is revealed at its beginning becomes clean rows of the next forward, and masks
+    come in at its end. The last clean row then settles the first place whatever the rule picks besides, so the frozen
+    base speaks at every forward and the adapter decides what is revealed with it. Places that a constraint governs
+    are committed left to right.
     """
-    clean, revealed = list(pending), []
+    clean = list(pending)
+    block: list[int | None] = []
     if network.aligned:
         whole = (cache.length + len(clean)) // network.block * network.block - cache.length
-        clean, revealed = clean[:whole], clean[whole:]
-    while run.stop_reason is None:
-        room = run.max_tokens - len(run.tokens)
-        size = min(network.block, len(revealed) + room)
+        clean, block = clean[:whole], [*clean[whole:]]
+    emitted, chances = len(block), [1.0] * len(block)  # places at the block's beginning that are text already
+    while run.stop_reason is None and not run.interrupted():
+        size = min(network.block, emitted + run.max_tokens - len(run.tokens))
         if network.adapter is not None and run.constraint.allowed() is not None:
             size = 1  # the clean row before it knows the whole vocabulary, which a constraint may ask for
-        block: list[int | None] = [*revealed, *[None] * (size - len(revealed))]
-        chances = [1.0] * size
-        emitted = len(revealed)
-        while None in block and not run.interrupted():
-            anchored = bool(clean) and network.adapter is not None
-            clean_TV, noisy_BD = network.forward(cache, clean, [Block(len(clean), block)], tail=int(anchored))
-            run.forwards += 1
-            cache.keep(len(clean))
-            clean = []
-            _commit(network, run, rule, block, chances, clean_TV if anchored else None, noisy_BD, emitted)
-            while emitted < size and (token := block[emitted]) is not None:
-                emitted += 1
-                if not run.commit(token, chances[emitted - 1]):
-                    return
-            run.show(block[emitted:])
-        clean, revealed = [token for token in block if token is not None], []
+        chances += [1.0] * (size - len(block))
+        block += [None] * (size - len(block))
+        anchored = bool(clean) and network.adapter is not None
+        clean_TV, noisy_BD = network.forward(cache, clean, [Block(len(clean), block)], tail=int(anchored))
+        run.forwards += 1
+        cache.keep(len(clean))
+        clean = []
+        _commit(network, run, rule, block, chances, clean_TV if anchored else None, noisy_BD, emitted)
+        while emitted < size and (token := block[emitted]) is not None:
+            emitted += 1
+            if not run.commit(token, chances[emitted - 1]):
+                return
+        run.show(block[emitted:])
+        if network.adapter is not None or emitted == size:
+            clean = [token for token in block[:emitted] if token is not None]
+            block, chances, emitted = block[emitted:], chances[emitted:], 0
 
 
 def _commit(

@@ -106,12 +106,13 @@ def denoise(
 ) -> list[int]:
     text = list(prompt)
     goal = len(prompt) + budget
+    ahead: dict[int, int] = {}  # places of the text that were revealed before those in front of them
     while len(text) < goal:
         start = len(text) // network.block * network.block if network.aligned else len(text)
         end = min(start + network.block, goal)
-        clean, block = text[:start], [*text[start:], *[None] * (end - len(text))]
+        clean = text[:start]
+        block = [*text[start:], *[ahead.get(i) for i in range(len(text), end)]]
         known = len(text) - start
-        first = True
         while None in block:
             ar, hidden = dense(network, clean, block)
             masked = [i for i, token in enumerate(block) if token is None]
@@ -133,15 +134,18 @@ def denoise(
                     found[i] = index, p, h
             chosen = rule.choose([found[i][1] for i in masked], [found[i][2] for i in masked])
             places = {masked[at] for at in chosen}
-            if network.adapter is not None and first:
+            if network.adapter is not None:
                 places.add(0)
             for i in places:
                 block[i] = found[i][0]
-            first = False
             for i in range(known, end - start):
                 if block[i] is None:
                     break
                 if block[i] in ends:
                     return (clean + block[:i])[len(prompt) :]  # type: ignore[return-value]
-        text = clean + block  # type: ignore[assignment]
+            if network.adapter is not None:
+                break  # the block slides on
+        revealed = block.index(None) if None in block else len(block)
+        ahead = {start + i: token for i, token in enumerate(block) if token is not None}
+        text = clean + block[:revealed]  # type: ignore[assignment]
     return text[len(prompt) :]
