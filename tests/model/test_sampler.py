@@ -67,6 +67,16 @@ def test_verify_equals_plain_autoregression(kind: str, cost: object) -> None:
         assert run.forwards <= len(run.tokens) + 1
 
 
+@pytest.mark.parametrize("kind", ["gated", "gated-chain+team"])
+def test_revealing_the_first_place_alone_is_the_bases_own_greedy_text(kind: str) -> None:
+    rng = random.Random(kind)
+    for seed in range(8):
+        net, prompt = network(kind, rng.choice([1, 3, 4]), seed), prompt_of(rng, rng.randrange(1, 20))
+        run = Run(max_tokens=20, ends=frozenset({END}))
+        denoise(net, KVCache(net.decoder.config, 128), prompt, run, UnmaskRule.of("sequential", None))
+        assert run.tokens == reference.autoregressive(net, prompt, 20, {END})
+
+
 def test_drafts_save_forwards_where_text_repeats() -> None:
     net = network("base", 1, 3)
     free = Run(max_tokens=60, ends=frozenset())
