@@ -49,6 +49,7 @@ EDIT_TOKENS = 3072
 WINDOW = 4096  # prompt and answer of the longest request
 SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches of `best_end`
 CACHE_BUFFERS = 2  # of 100 MB each, once they are full
+LONG_S = 0.5  # a request that took longer leaves much freed memory behind, and does not feel the millisecond
 _SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
 _MEASURED_ROWS = (1, 4, 8, 16, 32)
 _MEASURED_BEHIND, _MEASURED_KEYS = 8, 1024  # rows, and the keys before them, that say what attention costs
@@ -367,9 +368,9 @@ class Generator:
             if finish is not None and cache.length >= len(ids):
                 finish(cache)
         self._cache.give(cache, [*ids, *run.tokens])
-        if len(new) > sampler.PREFILL_ROWS:
-            _return_freed_memory()
         now = time.monotonic()
+        if now - started > LONG_S:
+            _return_freed_memory()
         return Usage(
             tokens=len(run.tokens),
             forwards=run.forwards,
