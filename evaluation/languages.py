@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import re
 import shutil
+import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
@@ -60,7 +61,11 @@ class Language:
 
 @functools.cache
 def found(tool: str) -> bool:
-    return shutil.which(tool) is not None
+    path = shutil.which(tool)
+    if path is None or tool != "rustc":
+        return path is not None
+    # rustup's stand-in is there without a toolchain, too
+    return subprocess.run([path, "--version"], capture_output=True).returncode == 0
 
 
 def tuples() -> dict[str, str]:
