@@ -10,11 +10,10 @@ from __future__ import annotations
 import functools
 import re
 import shutil
-import subprocess
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from evaluation.sandbox import Limits, Sandbox
+from evaluation.sandbox import Limits, Sandbox, rust_sysroot
 from evaluation.verdicts import Verdict, judge_command, random_word
 
 VM_LIMITS = Limits(wall_s=60.0, cpu_s=60, memory_mb=2048, processes=128, address_space=False)
@@ -61,11 +60,7 @@ class Language:
 
 @functools.cache
 def found(tool: str) -> bool:
-    path = shutil.which(tool)
-    if path is None or tool != "rustc":
-        return path is not None
-    # rustup's stand-in is there without a toolchain, too
-    return subprocess.run([path, "--version"], capture_output=True).returncode == 0
+    return (rust_sysroot() if tool == "rustc" else shutil.which(tool)) is not None
 
 
 def tuples() -> dict[str, str]:

@@ -8,6 +8,7 @@ file knows nothing of benchmarks, verdicts or languages: programs in, outcomes o
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import selectors
@@ -90,15 +91,21 @@ def package_folders() -> list[str]:
     return list(dict.fromkeys(sysconfig.get_paths()[name] for name in ("purelib", "platlib")))
 
 
+@functools.cache
+def rust_sysroot() -> str | None:
+    """Where Rust's toolchain lies; None where there is none, for all that rustup's own `rustc` is there."""
+    rustc = shutil.which("rustc")
+    if rustc is None:
+        return None
+    answer = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True)
+    return answer.stdout.strip() if answer.returncode == 0 else None
+
+
 def toolchain_folders() -> list[str]:
     """Compilers and interpreters that live outside the system folders (rustup keeps them in the user's
     HOME)."""
-    found = []
-    rustc = shutil.which("rustc")
-    if rustc:
-        answer = subprocess.run([rustc, "--print", "sysroot"], capture_output=True, text=True)
-        if answer.returncode == 0:
-            found.append(answer.stdout.strip())
+    rust = rust_sysroot()
+    found = [] if rust is None else [rust]
     for tool in ("node", "java", "go"):
         place = shutil.which(tool)
         if place and not os.path.realpath(place).startswith(("/usr/", "/bin/")):

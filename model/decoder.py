@@ -235,24 +235,7 @@ class Decoder:
         gates: Sequence[Gate],
         tail: int | None,
     ) -> Tensor:
-        layer, rows = self.layers[index], len(x_ND)
-        x_ND = self._attention(index, layer, x_ND, cos, sin, attention, gates, tail)
-        if tail is not None:
-            gates = _behind(gates, rows - tail)
-        return x_ND + self._mlp(index, layer, x_ND, gates) if len(x_ND) else x_ND
-
-    def _attention(
-        self,
-        index: int,
-        layer: Layer,
-        x_ND: Tensor,
-        cos: Tensor,
-        sin: Tensor,
-        attention: Attention,
-        gates: Sequence[Gate],
-        tail: int | None,
-    ) -> Tensor:
-        c = self.config
+        c, layer = self.config, self.layers[index]
         h_ND = F.rms_norm(x_ND, (c.width,), layer.attn_norm, c.norm_eps)
         qkv = _gated(index, ("q", "k", "v"), layer.qkv, h_ND, gates).view(len(x_ND), -1, c.head_dim)
         qk, v_NKE = qkv[:, : c.heads + c.kv_heads], qkv[:, c.heads + c.kv_heads :]
@@ -267,7 +250,10 @@ class Decoder:
             q_NHE, x_ND = q_NHE[shift:], x_ND[shift:]
             gates = _behind(gates, shift)
         o_ND = attention.attend(index, q_NHE, k_NKE, v_NKE).reshape(len(x_ND), c.heads * c.head_dim)
-        return x_ND + _gated(index, ("o",), layer.o, o_ND, gates) if len(x_ND) else x_ND
+        if not len(x_ND):
+            return x_ND  # a forward for keys and values alone
+        x_ND = x_ND + _gated(index, ("o",), layer.o, o_ND, gates)
+        return x_ND + self._mlp(index, layer, x_ND, gates)
 
     def _mlp(self, index: int, layer: Layer, x_ND: Tensor, gates: Sequence[Gate]) -> Tensor:
         h_ND = F.rms_norm(x_ND, (self.config.width,), layer.mlp_norm, self.config.norm_eps)

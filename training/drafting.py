@@ -57,9 +57,7 @@ class Drafting:
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
-        if start is not None:
-            _take_vocabulary(start, run)
-        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run)
+        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, start)
         self.model = GatedModel(
             base,
             rank=recipe.rank,
@@ -170,17 +168,9 @@ def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray
     return np.array(list(wanted.values())) / sum(wanted.values()), documents
 
 
-def _take_vocabulary(adapter: Path, run: Path) -> None:
-    """Give a new run the ids that the adapter's drafting head knows."""
-    path = run / "draft_vocab.npy"
-    if not path.is_file():
-        run.mkdir(parents=True, exist_ok=True)
-        with safe_open(adapter, "np") as file:
-            np.save(path, file.get_tensor("draft_vocab").astype(np.int64))
-
-
-def draft_vocabulary(corpus: Corpus, size: int, run: Path) -> Tensor:
-    """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent.
+def draft_vocabulary(corpus: Corpus, size: int, run: Path, adapter: Path | None = None) -> Tensor:
+    """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent; with an
+    `adapter` to start from, those that it knows.
 
     Written to the run folder once, so that a corpus that has grown changes nothing for a run.
     """
@@ -188,9 +178,13 @@ def draft_vocabulary(corpus: Corpus, size: int, run: Path) -> Tensor:
     if path.is_file():
         return as_ids(np.load(path))
     run.mkdir(parents=True, exist_ok=True)
-    vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
-    counts = corpus.frequencies(vocab["size"])
-    counts[vocab["always"]] = counts.max() + 1
-    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
+    if adapter is not None:
+        with safe_open(adapter, "np") as file:
+            ids = file.get_tensor("draft_vocab").astype(np.int64)
+    else:
+        vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
+        counts = corpus.frequencies(vocab["size"])
+        counts[vocab["always"]] = counts.max() + 1
+        ids = np.sort(np.argsort(-counts, kind="stable")[:size])
     np.save(path, ids)
     return as_ids(ids)

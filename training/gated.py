@@ -153,9 +153,7 @@ class GatedModel:
             noisy.append(Layer(**gated, **norms))  # type: ignore[arg-type]
         embedding = checkpoint.tensor("embed.weight")
         head = embedding if c.tied else checkpoint.tensor("head.weight")
-        self.clean = Decoder(
-            c, clean, embedding, checkpoint.tensor("norm.weight"), Int8Linear(*quantise_weight(head))
-        )
+        self.clean = Decoder(c, clean, embedding, checkpoint.tensor("norm.weight"), Int8Linear.of(head))
         self.noisy = Decoder(
             c, noisy, embedding, checkpoint.tensor("norm.weight"), FrozenLinear(head[draft_vocab_S])
         )
