@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -552,10 +553,25 @@ def runs_folder() -> Path:
 
 
 def own_version() -> str:
+    """The package's version, and in a checkout the commit: results change between releases too."""
     try:
-        return version("diffcoder")
+        found = version("diffcoder")
     except PackageNotFoundError:
-        return "unknown"
+        found = "unknown"
+    source = Path(__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return found
+    try:
+        described = subprocess.run(
+            ["git", "-C", source, "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return found
+    commit = described.stdout.strip()
+    return f"{found} at {commit}" if commit and described.returncode == 0 else found
 
 
 def machine() -> str:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from evaluation import campaign, tasks, verdicts
-from evaluation.cli import main, parser, variants
+from evaluation.cli import main, own_version, parser, variants
 from evaluation.runs import Facts, Run, Settings, chosen, digest
 from model.schema import DiffcoderError
 from tests.evaluation.test_runs import completion, facts, scored
@@ -324,3 +324,12 @@ def wait_for(true, seconds: float = 60.0) -> None:
     while not true():
         assert time.monotonic() < deadline, "did not happen in time"
         time.sleep(0.02)
+
+
+def test_a_run_of_a_checkout_names_its_commit():
+    here = Path(__file__).parent
+    if not shutil.which("git") or not (here.parents[1] / ".git").exists():
+        pytest.skip("not a checkout")
+    commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+    found = own_version().removesuffix("-dirty").rpartition(" at ")[2]
+    assert len(found) >= 7 and commit.startswith(found)
