@@ -332,4 +332,5 @@ def test_a_run_of_a_checkout_names_its_commit():
         pytest.skip("not a checkout")
     commit = subprocess.run(["git", "-C", here, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
     found = own_version().removesuffix("-dirty").rpartition(" at ")[2]
-    assert len(found) >= 7 and commit.startswith(found)
+    assert len(found) >= 7
+    assert commit.startswith(found)
