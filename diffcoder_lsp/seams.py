@@ -21,6 +21,7 @@ _LANGUAGES = frozenset(_NAMES.split())
 _OPENER = {")": "(", "]": "[", "}": "{"}
 _CLOSER = {opener: closer for closer, opener in _OPENER.items()}
 _TOP = re.compile(r"^[A-Za-z_@]", re.MULTILINE)
+_JUMP = re.compile(r"[ \t]*(return|raise|continue|break)\b")
 
 
 @dataclass(frozen=True)
@@ -121,12 +122,18 @@ def _bracketed(text: str, gap: Gap) -> str:
 
 
 def _indented(text: str, gap: Gap) -> str:
-    """Without the first line that is neither in an open block nor begins one behind a colon, and all below it."""
+    """Without the first line that is neither in an open block nor begins one behind a colon, and all below it; nor that
+    can never run, because the statement before it in its own block leaves the block: a small model goes on to write
+    the stub that it has just replaced. A lone `yield` may stand there: it makes a generator of the function."""
     seam = _Seam.of(text, gap)
     head, code = seam.head, seam.code
     whole = head + text
     cursor, column = head.count("\n"), len(head.rpartition("\n")[2])
     levels, header, depth, at, joined = [""], False, 0, 0, False
+    left, over = (
+        "",
+        0,
+    )  # the indentation of a statement that leaves its block, and where the statement is over
     for number, line in enumerate(whole.split("\n")):
         shown, begins = code[at : at + len(line)], at
         at += len(line) + 1
@@ -135,6 +142,8 @@ def _indented(text: str, gap: Gap) -> str:
         joined = shown.endswith("\\")
         depth = max(0, depth + sum((char in "([{") - (char in ")]}") for char in shown))
         content = line.lstrip(" \t")
+        if inside:
+            over = at
         if content and not inside and not content.startswith("#"):
             indent = line[: len(line) - len(content)]
             if number == cursor and len(indent) > column and not (header and column <= len(levels[-1])):
@@ -149,6 +158,9 @@ def _indented(text: str, gap: Gap) -> str:
                 return whole[len(head) : begins].rstrip()
             else:  # the user's own, whatever it is
                 levels = [*(level for level in levels if len(level) < len(indent)), indent]
+            if left and indent == left and number > cursor and not content.startswith("yield"):
+                return whole[len(head) : over].rstrip()
+            left, over = (indent if number >= cursor and _JUMP.match(shown) else ""), at
             header = False
         if shown.strip(" \t\0"):
             header = depth == 0 and shown.rstrip(" \t\0").endswith(":")

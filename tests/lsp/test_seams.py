@@ -55,6 +55,51 @@ def test_what_is_kept(before, text, after, result):
     assert kept_in_step(text, gap(before, after)) == result
 
 
+@pytest.mark.parametrize(
+    ("before", "text", "result"),
+    [
+        ("def f(x):\n    ", "return x\n    pass", "return x"),
+        ("def f(x):\n    return ", "x + 1\n    pass\n    ...", "x + 1"),
+        (
+            "def f(x):\n    ",
+            "return g(\n        x,\n    )\n    # Not so.\n    print(x)",
+            "return g(\n        x,\n    )",
+        ),
+        ("def f(x):\n    ", 'return """\n    a\n    """\n    return 2', 'return """\n    a\n    """'),
+        ("for x in y:\n    ", "if x:\n        break\n        x = 1\n    g(x)", "if x:\n        break"),
+        ("def f(x):\n    return x", "\n    return 1", ""),
+    ],
+)
+def test_what_can_never_run_is_cut(before, text, result):
+    assert kept_in_step(text, gap(before, "\n")) == result
+
+
+@pytest.mark.parametrize(
+    ("before", "text"),
+    [
+        ("def f(x):\n    ", "if x:\n        return 1\n    return 2"),
+        ("def f(x):\n    ", "if x:\n        return 1\n    else:\n        return 2\n    # Never.\n"),
+        (
+            "def f(x):\n    ",
+            "try:\n        return g(x)\n    except KeyError:\n        raise\n    finally:\n        h()",
+        ),
+        (
+            "def f(x):\n    ",
+            "match x:\n        case 1:\n            return 2\n        case _:\n            return 3",
+        ),
+        ("def f(x):\n    ", "return_to = x\n    raised = g(return_to)\n    return raised"),
+        ("def f(x):\n    ", "if x: return 1\n    return 2"),
+        ("def f(x):\n    ", "return 1\n\n\ndef g(x):\n    return 2"),
+        ("def f():\n    ", "return\n    yield"),
+        ("def f(x):\n    ", '"""Says.\n\n    return x\n    or not.\n    """\n    x += 1\n    return x'),
+        ("def f(x):\n    ", "return g(\n    x,\n    1,\n)"),
+        ("def f(x):\n    ", "return x + \\\n    1"),
+    ],
+)
+def test_what_can_run_is_left(before, text):
+    assert kept_in_step(text, gap(before, "\n")) == text
+
+
 def test_languages_where_brackets_need_not_match_are_left_alone():
     assert kept_in_step("a) echo 1;;", gap("case $x in\n", "\nesac\n", "bash")) == "a) echo 1;;"
     assert kept_in_step("f(a))", gap("x = ", "\n", "javascript")) == "f(a)"
