@@ -1,6 +1,6 @@
 """A language client for tests and benchmarks: a real server process, plain JSON, nothing shared with the server.
 
-It answers what the server asks (`answers`), keeps what the server tells (`told`), and can send any bytes.
+It answers what the server asks (`answers`), keeps what it asks and tells (`asked`, `told`), and can send any bytes.
 """
 
 from __future__ import annotations
@@ -52,6 +52,7 @@ class Client:
             "client/registerCapability": lambda params: None,
         }
         self.on_reply: Callable[[Any], None] = lambda message: None  # on the thread that reads
+        self.asked: list[tuple[str, Any]] = []
         self.told: list[tuple[str, Any]] = []
         self.applied: list[Any] = []
         self.encoding = "utf-16"
@@ -185,6 +186,7 @@ class Client:
                 if id in self._waiting:
                     self._waiting[id].put(message)
             elif "id" in message:
+                self.asked.append((message["method"], message.get("params")))
                 answer = self.answers.get(message["method"])
                 if answer is not None:
                     self.send({"id": message["id"], "result": answer(message.get("params"))})

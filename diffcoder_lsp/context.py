@@ -7,6 +7,7 @@ while the user types, so that the engine's cached prefix stays good. Reads ignor
 from __future__ import annotations
 
 import functools
+import itertools
 import os
 import re
 from collections.abc import Iterable
@@ -85,19 +86,21 @@ def is_secret(path: str) -> bool:
 
 
 class Ignored:
-    """Whether files are left alone: those of ignore files (git's rules) below the workspace's folders, and those
-    that look secret. Ignore files are read again when they change."""
+    """Whether files are left alone: those of ignore files (git's rules) and those that look secret. Ignore files count
+    from the workspace's folder down, or from the repository's where that holds it. They are read again when they change.
+    """
 
     def __init__(self, folders: Iterable[str | Path] = ()):
         self._folders = [Path(os.path.abspath(folder)) for folder in folders]
         self._specs: dict[Path, tuple[int, object]] = {}
+        self._roots: dict[Path, Path | None] = {}
 
     def __contains__(self, path: str) -> bool:
         return is_secret(path) or self._by_rule(Path(os.path.abspath(path)))
 
     def _by_rule(self, path: Path) -> bool:
         """The deepest ignore file that says anything decides; a folder that is ignored takes all below it along."""
-        root = next((folder for folder in self._folders if path.is_relative_to(folder)), None)
+        root = self._root(path.parent)
         if root is None:
             return False
         parts = path.relative_to(root).parts
@@ -113,6 +116,15 @@ class Ignored:
             if verdict:
                 return True
         return False
+
+    def _root(self, folder: Path) -> Path | None:
+        """Where rules for the files of a folder begin; None where it is in no workspace and no repository."""
+        if folder not in self._roots:
+            above = [folder, *folder.parents]
+            repository = next((each for each in above if (each / ".git").exists()), None)
+            known = [each for each in above if each in self._folders or each == repository]
+            self._roots[folder] = known[-1] if known else None
+        return self._roots[folder]
 
     def _verdict(self, file: Path, relative: str) -> bool | None:
         try:
@@ -152,10 +164,10 @@ def snippets(
 ) -> tuple[Snippet, ...]:
     """Outlines of `others` for a prompt about `document`, those in its language first, within `tokens`."""
     room = int(tokens * CHARS_A_TOKEN)
-    allowed = [other for other in others if other.path not in ignored]
-    allowed.sort(key=lambda other: other.language != document.language)
+    ordered = sorted(others, key=lambda other: other.language != document.language)
+    allowed = (other for other in ordered if other.path not in ignored)
     result = []
-    for other in allowed[:8]:
+    for other in itertools.islice(allowed, 8):
         name = os.path.basename(other.path)
         text = Secrets().hide(outline(other, min(room - len(name), int(tokens * CHARS_A_TOKEN) // 2)))
         if text:

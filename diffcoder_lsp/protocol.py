@@ -71,6 +71,23 @@ class WorkspaceFolder(_Struct, frozen=True):
     name: str = ""
 
 
+class WorkspaceFoldersChange(_Struct, frozen=True):
+    added: list[WorkspaceFolder] = []
+    removed: list[WorkspaceFolder] = []
+
+
+class DidChangeWorkspaceFoldersParams(_Struct, frozen=True):
+    event: WorkspaceFoldersChange
+
+
+class FileEvent(_Struct, frozen=True):
+    uri: str
+
+
+class DidChangeWatchedFilesParams(_Struct, frozen=True):
+    changes: list[FileEvent]
+
+
 class InitializeParams(_Struct, frozen=True):
     capabilities: dict[str, Any] = {}
     process_id: int | None = None
@@ -169,6 +186,13 @@ class CompletionItem(_Struct, frozen=True):
 class CompletionList(msgspec.Struct, frozen=True, rename="camel"):
     is_incomplete: bool
     items: list[CompletionItem]
+
+
+class Noted(_Struct, frozen=True):
+    """What is read of a diagnostic. It is kept as it came, so that a client knows it again."""
+
+    range: Range
+    message: str
 
 
 class CodeActionContext(_Struct, frozen=True):

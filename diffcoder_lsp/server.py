@@ -36,6 +36,8 @@ from diffcoder_lsp.protocol import (
     CompletionParams,
     DidChangeConfigurationParams,
     DidChangeParams,
+    DidChangeWatchedFilesParams,
+    DidChangeWorkspaceFoldersParams,
     DidOpenParams,
     DocumentParams,
     EditArguments,
@@ -90,6 +92,7 @@ class Server:
         self.status: int | None = None
         self._asked = InitializeParams()
         self._state = "new"
+        self._folders: list[str] = []
         self._layers: dict[str, Any] = {"diffcoder lsp": {"model": model} if model else None}
         self._told: set[str] = set()
         self._bars = Bars(connection, lambda: bool(self._asked.can("window.workDoneProgress")))
@@ -116,7 +119,12 @@ class Server:
                 self._did_change_configuration,
                 DidChangeConfigurationParams,
             ),
-            ("workspace/didChangeWorkspaceFolders", lambda params: self._read_settings_again(), Any),
+            (
+                "workspace/didChangeWorkspaceFolders",
+                self._did_change_workspace_folders,
+                DidChangeWorkspaceFoldersParams,
+            ),
+            ("workspace/didChangeWatchedFiles", self._did_change_watched_files, DidChangeWatchedFilesParams),
             ("textDocument/didOpen", self._did_open, DidOpenParams),
             ("textDocument/didChange", self._did_change, DidChangeParams),
             ("textDocument/didClose", self._did_close, DocumentParams),
@@ -152,6 +160,7 @@ class Server:
         offered = offered if isinstance(offered, list) else []
         encoding: Encoding = next((each for each in offered if each in ENCODINGS), "utf-16")
         self.session.documents.encoding = encoding
+        self._folders = _folders(params)
         self._layers["initializationOptions"] = params.initialization_options
         self._read_settings()
         if self.session.settings.model != self.session.link.model:
@@ -159,7 +168,7 @@ class Server:
         capabilities: dict[str, Any] = {
             "positionEncoding": encoding,
             "textDocumentSync": {"openClose": True, "change": 2, "save": {"includeText": False}},
-            "inlineCompletionProvider": {},
+            "inlineCompletionProvider": {"workDoneProgress": False},
             "codeActionProvider": {
                 "codeActionKinds": [fix.KIND, edit.KIND],
                 "resolveProvider": self.client.resolves,
@@ -179,12 +188,19 @@ class Server:
 
     async def _settle(self) -> None:
         """What comes after the handshake: the client's settings, and what the first request would wait for."""
-        if self._asked.can("workspace.didChangeConfiguration.dynamicRegistration"):
-            registration = {"id": "diffcoder/settings", "method": "workspace/didChangeConfiguration"}
-            registration["registerOptions"] = {"section": "diffcoder"}  # type: ignore[assignment]
+        watchers = {"watchers": [{"globPattern": f"**/{settings_module.FILE}"}]}
+        registrations = [
+            {"id": f"diffcoder/{name}", "method": f"workspace/{name}", "registerOptions": options}
+            for name, options in (
+                ("didChangeConfiguration", {"section": "diffcoder"}),
+                ("didChangeWatchedFiles", watchers),
+            )
+            if self._asked.can(f"workspace.{name}.dynamicRegistration")
+        ]
+        if registrations:
             self.connection.spawn(
                 self._tolerant(
-                    self.connection.request("client/registerCapability", {"registrations": [registration]})
+                    self.connection.request("client/registerCapability", {"registrations": registrations})
                 )
             )
         await self._fetch_settings()
@@ -227,15 +243,23 @@ class Server:
             return None
         return self._fetch_settings()
 
-    def _read_settings_again(self) -> None:
+    def _did_change_workspace_folders(self, params: DidChangeWorkspaceFoldersParams) -> None:
+        removed = {folder.uri for folder in params.event.removed}
+        added = [folder.uri for folder in params.event.added]
+        kept = [uri for uri in self._folders if uri not in removed and uri not in added]
+        self._folders = kept + added
         self._read_settings()
+
+    def _did_change_watched_files(self, params: DidChangeWatchedFilesParams) -> None:
+        if any(_is_settings(change.uri) for change in params.changes):
+            self._read_settings()
 
     def _read_settings(self) -> None:
         """Settings from where they may come: the workspace's file (if it is trusted), the client's options, its
         settings, the command line; a later one wins."""
         named = [self._layers.get(name) for name in ("initializationOptions", "editor settings")]
         trusted = not any(isinstance(layer, dict) and layer.get("trusted") is False for layer in named)
-        folders = [Path(path_of(folder)) for folder in self._folders()]
+        folders = [Path(path_of(folder)) for folder in self._folders]
         layers: list[tuple[str, Any]] = []
         problems: list[str] = []
         if trusted and folders:
@@ -249,15 +273,9 @@ class Server:
             layers.append((name, self._layers.get(name)))
         self.session.settings, found = settings_module.merged(layers)
         self.session.ignored = Ignored(folders)
+        self.session.forget("disabled", "untrusted", "ignored_file")
         for problem in problems + found:
             self._say(problem, _WARNING)
-
-    def _folders(self) -> list[str]:
-        asked = self._asked
-        if asked.workspace_folders:
-            return [folder.uri for folder in asked.workspace_folders]
-        root = asked.root_uri or asked.root_path
-        return [root] if root else []
 
     # Documents
 
@@ -276,7 +294,7 @@ class Server:
         self.inline.forget(params.text_document.uri)
 
     def _did_save(self, params: DocumentParams) -> None:
-        if os.path.basename(path_of(params.text_document.uri)) == settings_module.FILE:
+        if _is_settings(params.text_document.uri):
             self._read_settings()
 
     # Code actions and commands
@@ -418,6 +436,8 @@ class Server:
         if self.session.link.state != "starting" and self._starting is not None:
             self._bars.end(self._starting)
             self._starting = None
+        if self.session.link.ready:
+            self.session.forget("loading", "no_model", "failed")
         self.session.tell()
 
     def _on_problem(self, error: DiffcoderError) -> None:
@@ -444,6 +464,17 @@ class Server:
         self.session.statistics.write()
         await self.connection.close()
         await self.session.link.close()
+
+
+def _folders(asked: InitializeParams) -> list[str]:
+    if asked.workspace_folders:
+        return [folder.uri for folder in asked.workspace_folders]
+    root = asked.root_uri or asked.root_path
+    return [root] if root else []
+
+
+def _is_settings(uri: str) -> bool:
+    return os.path.basename(path_of(uri)) == settings_module.FILE
 
 
 def _argument(kind: Any, value: Any) -> Any:

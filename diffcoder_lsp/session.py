@@ -122,7 +122,11 @@ class Session:
         chosen = self.settings.context
         if not chosen.open_files or not chosen.tokens:
             return ()
-        others = [other for other in self.documents.others(document.uri) if self.why_not(other) is None]
+        others = [
+            other
+            for other in self.documents.others(document.uri)
+            if self.settings.works_on(other.path, other.language)
+        ]
         return context.snippets(document, others, self.ignored, chosen.tokens)
 
     def drafts(self, document: Document, offset: int, kind: drafts.Kind, token: Token | None) -> Drafts:
@@ -143,6 +147,11 @@ class Session:
             reused=self.reused,
             last_error=link.last_error,
         )
+
+    def forget(self, *reasons: Silence) -> None:
+        """Such reasons for silence are over, so the status gives none of them any more."""
+        if self.silent in reasons:
+            self.tell("none")
 
     def tell(self, silent: Silence | None = None) -> None:
         """Send the status when it says something new; `silent` is what became of a suggestion."""

@@ -13,7 +13,7 @@ from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document
 from diffcoder_lsp.edits import replace_lines
 from diffcoder_lsp.lines import content
-from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Range, Token
+from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Noted, Range, Token
 from diffcoder_lsp.scan import visible
 from diffcoder_lsp.session import Session
 from model.schema import Diagnostic, DiffcoderError, EditRequest, Limits
@@ -74,10 +74,12 @@ def noted(document: Document, raw: Sequence[dict[str, Any]]) -> list[tuple[int, 
     """Line (from 0) and message of each diagnostic that has both."""
     found = []
     for each in raw:
-        place = each.get("range")
-        line = place.get("start", {}).get("line") if isinstance(place, dict) else None
-        if isinstance(line, int) and 0 <= line < len(document.lines) and isinstance(each.get("message"), str):
-            found.append((line, each["message"][:500]))
+        try:
+            said = msgspec.convert(each, Noted)
+        except msgspec.ValidationError:
+            continue  # what other servers say is not ours to correct
+        if 0 <= said.range.start.line < len(document.lines):
+            found.append((said.range.start.line, said.message[:500]))
     return found
 
 
