@@ -54,9 +54,10 @@ def neovim(
     *,
     light: bool = False,
     rows: int = 24,
+    path: str | None = None,
     **options: Any,
 ) -> Iterator[Terminal]:
-    """Neovim with file `name` of `folder` open; `options` are the plugin's. Ends with the block."""
+    """Neovim with file `name` of `folder` open; `path` its PATH, `options` the plugin's. Ends with the block."""
     options.setdefault("cmd", [str(SERVER), "lsp"])
     own = folder.parent / "xdg"
     own.mkdir(exist_ok=True)
@@ -71,6 +72,8 @@ def neovim(
     places = {f"XDG_{kind}_HOME": str(own) for kind in ("CONFIG", "DATA", "STATE", "CACHE")}
     environment = {**os.environ, **editor.environment, **places, "DIFFCODER_HOME": str(home)}
     environment.pop("NVIM", None)
+    if path is not None:
+        environment["PATH"] = path
     command = [editor.program, "-u", init, name]
     with Terminal(command, cwd=folder, environment=environment, rows=rows, light=light) as terminal:
         yield terminal

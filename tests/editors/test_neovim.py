@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.editors.machines import of_another_version, program, without_python
 from tests.editors.neovim import (
     BACKSPACE,
     ENTER,
@@ -236,6 +237,27 @@ def test_without_a_server_the_message_says_what_to_do(any_neovim, folder, known_
         terminal.settle()
         command(terminal, "Diffcoder nonsense")
         terminal.wait("there is no :Diffcoder nonsense; <Tab> lists what there is", 5)
+
+
+def test_without_a_python_the_message_says_what_to_do(any_neovim, folder, known_home, tmp_path):
+    bare = without_python(tmp_path / "bin", os.environ["PATH"])
+    program(bare / "python3", "#!/bin/sh\necho 3.9\nexit 1\n")
+    lost = ["no-such-program", "lsp"]
+    for wanted in ("the server needs Python 3.11 or newer, and here is 3.9", "there is no Python"):
+        with neovim(any_neovim, folder, "notes.txt", known_home, path=str(bare), cmd=lost) as terminal:
+            terminal.wait("cannot be run: correct it", 20)
+            terminal.keys(ENTER)
+            command(terminal, "Diffcoder install")
+            terminal.wait(wanted, 20)
+        (bare / "python3").unlink(missing_ok=True)
+
+
+def test_a_server_of_another_version_is_named(any_neovim, folder, known_home, tmp_path):
+    other = of_another_version(tmp_path / "other", "0.9.0")
+    cmd = [str(other), "lsp"]
+    with neovim(any_neovim, folder, "notes.txt", known_home, cmd=cmd, settings=KNOWN) as terminal:
+        version = importlib.metadata.version("diffcoder")
+        terminal.wait(f"the server is version 0.9.0 and the plugin {version}: update the older one", 30)
 
 
 def test_options_that_are_wrong_are_named_and_the_rest_counts(any_neovim, folder, known_home):

@@ -268,13 +268,32 @@ function M.log()
   vim.cmd('normal! G')
 end
 
+--- A Python to install with, or nil and why there is none.
+---@return string? name
+---@return string? why
+local function find_python()
+  local code = "import sys, venv; print('%d.%d' % sys.version_info[:2]); sys.exit(sys.version_info < (3, 11))"
+  local old ---@type string?
+  for _, name in ipairs({ 'python3.14', 'python3.13', 'python3.12', 'python3.11', 'python3', 'python' }) do
+    if vim.fn.executable(name) == 1 then
+      local out = vim.system({ name, '-I', '-c', code }, { text = true, timeout = 10000 }):wait()
+      if out.code == 0 then
+        return name
+      end
+      old = old or vim.trim(out.stdout or '')
+    end
+  end
+  if old and old ~= '' then
+    return nil, ('the server needs Python 3.11 or newer, and here is %s'):format(old)
+  end
+  return nil, 'there is no Python that can make environments'
+end
+
 --- Install the server of this checkout into an environment of its own, in a terminal where its progress can be seen.
 function M.install()
-  local python = vim.iter({ 'python3', 'python' }):find(function(name)
-    return vim.fn.executable(name) == 1
-  end)
+  local python, why = find_python()
   if not python then
-    return message.warn('there is no Python: install Python 3.11 or newer, then run :Diffcoder install again')
+    return message.warn(why .. ': install Python 3.11 or newer with venv, then run :Diffcoder install again')
   end
   local bin = vim.fs.joinpath(M.managed, vim.fn.has('win32') == 1 and 'Scripts' or 'bin', 'python')
   local constraints = vim.fs.joinpath(M.project, 'constraints.txt')
