@@ -190,7 +190,7 @@ class Run:
 
     `ends`: ids that end the text (not part of it). `until(tokens)` may end it for a reason of the text's own.
     `deadline`: on `time.monotonic`'s clock. `temperature` 0 is greedy; above, tokens are drawn with noise that depends
-    on the seed and the token's place alone, so that drafts and batches change nothing.
+    on the seed and the token's place alone, so that drafts and batches change nothing. `forwards`: those that wrote.
     """
 
     max_tokens: int
@@ -267,7 +267,6 @@ def prefill(network: Network, cache: KVCache, ids: Sequence[int], run: Run) -> i
         chunk = ids[done : done + PREFILL_ROWS]
         network.forward(cache, chunk, (), 0)
         cache.keep(len(chunk))
-        run.forwards += 1
         done += len(chunk)
     return done
 

@@ -96,7 +96,8 @@ class ScoreRequest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What an answer cost. `forwards` counts every forward of the decoder, the prefill's included."""
+    """What an answer cost. `forwards` counts every forward of the decoder but those that only read the prompt, which
+    `prefill_tokens` and `prefill_ms` tell of."""
 
     tokens: int
     forwards: int
