@@ -43,7 +43,7 @@ def of_run(run: Run) -> Summary:
     done = [answers[v.task_id, v.sample] for v in verdicts]
     tokens, forwards = sum(a.tokens for a in done), sum(a.forwards for a in done)
     apart = quiet.separation([(answers[v.task_id, v.sample].confidence, v.passed) for v in verdicts])
-    alone = [a for a in done if a.batch == 1]
+    alone = done if all(a.batch == 1 for a in done) else []  # a few left-overs of batches are no sample
     decoding = math.fsum(a.ms - a.prefill_ms for a in alone)
     timed = sum(a.tokens for a in alone)
     return Summary(

@@ -114,3 +114,12 @@ def test_summary(tmp_path: Path) -> None:
     assert summary.shares(run) == {"a": 1.0, "b": 0.4, "c": 0.0, "d": 0.0}
     with pytest.raises(DiffcoderError, match="no verdicts"):
         summary.of_run(Run.start(tmp_path / "empty", facts(), resume=False))
+
+
+def test_a_left_over_of_a_batch_says_nothing_of_time(tmp_path: Path) -> None:
+    run = Run.start(tmp_path, facts(), resume=False)
+    for name, batch in (("a", 1), ("b", 8)):
+        run.add(completion(name, batch=batch))
+        run.add(scored(name, True))
+        result = summary.of_run(run)
+        assert (result.ms_per_token is None) == (result.seconds_per_answer is None) == (batch == 8)
