@@ -12,18 +12,35 @@ import {
   window,
   workspace,
 } from 'vscode';
-import type { Disposable, Memento, QuickPickItem, TextDocument, TextEditor } from 'vscode';
+import type { Disposable, Memento, QuickPickItem, TextDocument, TextDocumentChangeEvent, TextEditor } from 'vscode';
 import { DraftView } from './draft';
-import type { Edit } from './hunks';
-import { Problem, sentence, type Button } from './messages';
+import { moved, type Edit } from './hunks';
+import { logButton, Problem, report, sentence, tell, type Button } from './messages';
 import { resolveAction, type ActionData } from './protocol';
 import { readOnly, type Reviews } from './review';
-import { logButton, type Server } from './server';
+import type { Server } from './server';
 
 const HISTORY = 'instructions';
 const MOST_KEPT = 50;
 const REQUEST_CANCELLED = -32800;
 const CONTENT_MODIFIED = -32801;
+
+interface Place {
+  line: number;
+  character: number;
+}
+
+interface PlainRange {
+  start: Place;
+  end: Place;
+}
+
+/** What a command of the server's is given, without the document's address. */
+interface Argument extends Record<string, unknown> {
+  range?: PlainRange;
+  ranges?: PlainRange[];
+  diagnostics?: { range: PlainRange }[];
+}
 
 interface Job {
   document: TextDocument;
@@ -34,6 +51,10 @@ interface Job {
 
 export class Editing implements Disposable {
   private readonly jobs = new Map<string, Job>();
+  /** What was written for documents that are out of sight: their reviews open when they are looked at again. */
+  private readonly ready = new Map<TextDocument, () => Promise<void>>();
+  /** The ranges that were last asked about: they go along with the text, so that the same can be asked again. */
+  private readonly asked = new Map<TextDocument, PlainRange[]>();
   private readonly lensesChanged = new EventEmitter<void>();
   private readonly workChanged = new EventEmitter<boolean>();
   readonly onWork = this.workChanged.event;
@@ -52,7 +73,15 @@ export class Editing implements Disposable {
       this.lensesChanged,
       this.workChanged,
       this.marked,
-      workspace.onDidCloseTextDocument((document) => this.jobs.get(document.uri.toString())?.stop.cancel()),
+      workspace.onDidCloseTextDocument((document) => {
+        this.jobs.get(document.uri.toString())?.stop.cancel();
+        this.ready.delete(document);
+        this.asked.delete(document);
+      }),
+      workspace.onDidChangeTextDocument((event) => this.follow(event)),
+      window.onDidChangeVisibleTextEditors((editors) => {
+        for (const { document } of editors) this.ready.get(document)?.().catch(report);
+      }),
       languages.registerCodeLensProvider({ pattern: '**' }, {
         onDidChangeCodeLenses: this.lensesChanged.event,
         provideCodeLenses: (document) => this.lenses(document),
@@ -75,7 +104,7 @@ export class Editing implements Disposable {
     const instruction = typeof given === 'string' ? given : await this.askInstruction(editor, range);
     if (instruction === undefined) return;
     await this.remember(instruction);
-    await this.write(editor, `edit: ${instruction}`, 'diffcoder.edit', { range: plain(range), instruction }, [range]);
+    await this.write(editor, `edit: ${instruction}`, 'diffcoder.edit', { range: plain(range), instruction });
   }
 
   /** The markers and stubs of the document or of the selection, or several selections as they are. */
@@ -84,18 +113,14 @@ export class Editing implements Disposable {
     const chosen = editor.selections.filter((selection) => !selection.isEmpty);
     const argument =
       editor.selections.length > 1 ? { ranges: editor.selections.map(plain) } : chosen[0] ? { range: plain(chosen[0]) } : {};
-    const ranges = editor.selections.length > 1 ? [...editor.selections] : [];
-    await this.write(editor, 'fill gaps', 'diffcoder.fillGaps', argument, ranges);
+    await this.write(editor, 'fill gaps', 'diffcoder.fillGaps', argument);
   }
 
   /** What a code action of the server's stands for. */
   async run(title: string, data: ActionData): Promise<void> {
     const editor = await this.editor();
-    const range = data.argument.range as { start: { line: number; character: number }; end: { line: number; character: number } };
     const { uri: _, ...argument } = data.argument;
-    const end = range.end.character === 0 && range.end.line > range.start.line ? range.end.line - 1 : range.end.line;
-    const lines = new Range(range.start.line, 0, end, 0);
-    await this.write(editor, title.replace(/^diffcoder: /, ''), data.command, argument, data.command === 'diffcoder.edit' ? [lines] : []);
+    await this.write(editor, title.replace(/^diffcoder: /, ''), data.command, argument);
   }
 
   private async editor(): Promise<TextEditor> {
@@ -105,18 +130,23 @@ export class Editing implements Disposable {
         { title: 'Open File', run: () => commands.executeCommand('workbench.action.quickOpen') },
       ]);
     }
+    await this.free(editor.document);
+    return editor;
+  }
+
+  /** Whether something may be written now; a Problem says what has to be done first. */
+  private async free(document: TextDocument): Promise<void> {
     this.server.get();
-    if (this.jobs.has(editor.document.uri.toString())) {
+    if (this.jobs.has(document.uri.toString())) {
       throw new Problem('The model is still writing in this file.', [{ title: 'Stop It', run: () => this.cancel() }]);
     }
-    if (this.reviews.has(editor.document)) {
+    if (this.reviews.has(document)) {
       throw new Problem('Changes in this file wait for your review.', [
         { title: 'Accept All', run: () => this.reviews.decideAll('accepted') },
         { title: 'Reject All', run: () => this.reviews.decideAll('rejected') },
       ]);
     }
-    if (await readOnly(editor.document)) throw notWritable(() => undefined);
-    return editor;
+    if (await readOnly(document)) throw notWritable(() => undefined);
   }
 
   private askInstruction(editor: TextEditor, range: Range): Promise<string | undefined> {
@@ -174,13 +204,17 @@ export class Editing implements Disposable {
     editor: TextEditor,
     title: string,
     command: string,
-    argument: Record<string, unknown>,
-    ranges: Range[],
+    argument: Argument,
     variation = 0,
   ): Promise<void> {
     const document = editor.document;
     const uri = document.uri.toString();
-    const again = () => this.write(editor, title, command, argument, ranges, variation + 1);
+    const again = async () => {
+      await this.free(document);
+      await this.write(editor, title, command, argument, variation + 1);
+    };
+    this.asked.set(document, rangesOf(argument));
+    const ranges = rewritten(document, command, argument);
     const job: Job = { document, line: ranges[0]?.start.line ?? 0, title, stop: new CancellationTokenSource() };
     this.jobs.set(uri, job);
     this.workHasChanged();
@@ -193,6 +227,7 @@ export class Editing implements Disposable {
       }
     });
     let edits: Edit[];
+    this.ready.delete(document);
     try {
       edits = await window.withProgress({ location: ProgressLocation.Window, title: 'diffcoder writes' }, () =>
         this.ask(document, title, command, variation ? { ...argument, variation } : argument, job.stop),
@@ -208,18 +243,29 @@ export class Editing implements Disposable {
       this.workHasChanged();
       void this.server.refresh();
     }
-    await this.show(document, edits, title, command, () => again());
-  }
-
-  private async show(document: TextDocument, edits: Edit[], title: string, command: string, again: () => unknown): Promise<void> {
-    const editor =
-      window.visibleTextEditors.find((each) => each.document === document) ?? (await window.showTextDocument(document));
-    try {
-      await this.reviews.begin(editor, edits, { title, kind: command === 'diffcoder.edit' ? 'edit' : 'gap', again });
-    } catch (error) {
-      if (!(error instanceof Problem)) throw error;
-      throw notWritable(() => this.show(document, edits, title, command, again));
-    }
+    const { version } = document;
+    const show = async (): Promise<void> => {
+      const shown = window.visibleTextEditors.find((each) => each.document === document);
+      if (!shown) {
+        // The user has gone elsewhere: keys that are under way belong there, so nothing comes to the front by itself.
+        this.ready.set(document, show);
+        const name = workspace.asRelativePath(document.uri);
+        return tell('information', `The changes of ${name} are ready.`, [
+          { title: 'Review', run: () => window.showTextDocument(document) },
+        ]);
+      }
+      this.ready.delete(document);
+      if (document.version !== version) {
+        throw new Problem('The text changed before its changes were looked at.', [{ title: 'Try Again', run: again }]);
+      }
+      try {
+        await this.reviews.begin(shown, edits, { title, kind: command === 'diffcoder.edit' ? 'edit' : 'gap', again });
+      } catch (error) {
+        if (!(error instanceof Problem)) throw error;
+        throw notWritable(show);
+      }
+    };
+    await show();
   }
 
   /** The edits of the document as it is now. */
@@ -227,7 +273,7 @@ export class Editing implements Disposable {
     document: TextDocument,
     title: string,
     command: string,
-    argument: Record<string, unknown>,
+    argument: Argument,
     stop: CancellationTokenSource,
   ): Promise<Edit[]> {
     const client = this.server.get();
@@ -271,6 +317,16 @@ export class Editing implements Disposable {
     return new Problem(message, [retry, logButton]);
   }
 
+  private follow(event: TextDocumentChangeEvent): void {
+    const ranges = this.asked.get(event.document) ?? [];
+    for (const change of [...event.contentChanges].sort((a, b) => b.rangeOffset - a.rangeOffset)) {
+      for (const { start, end } of ranges) {
+        const lines = moved({ start: start.line, end: end.line + 1, old: [] }, { ...plain(change.range), text: change.text });
+        if (lines) [start.line, end.line] = [lines.start, Math.max(lines.start, lines.end - 1)];
+      }
+    }
+  }
+
   private lenses(document: TextDocument): CodeLens[] {
     const job = this.jobs.get(document.uri.toString());
     if (!job) return [];
@@ -288,9 +344,23 @@ export class Editing implements Disposable {
   }
 }
 
-function plain(range: Range) {
-  const place = ({ line, character }: { line: number; character: number }) => ({ line, character });
+function plain(range: Range): PlainRange {
+  const place = ({ line, character }: Place) => ({ line, character });
   return { start: place(range.start), end: place(range.end) };
+}
+
+function rangesOf(argument: Argument): PlainRange[] {
+  const known = (argument.diagnostics ?? []).map(({ range }) => range);
+  return [...(argument.range ? [argument.range] : []), ...(argument.ranges ?? []), ...known];
+}
+
+/** What a command will write in the place of, as far as that is known before. */
+function rewritten(document: TextDocument, command: string, { range, ranges }: Argument): Range[] {
+  if (ranges) return ranges.map(({ start, end }) => new Range(start.line, start.character, end.line, end.character));
+  if (command !== 'diffcoder.edit' || !range) return [];
+  const { start, end } = range;
+  const last = end.character === 0 && end.line > start.line ? end.line - 1 : end.line;
+  return [new Range(start.line, 0, last, document.lineAt(last).text.length)];
 }
 
 /** The lines that a selection touches, as the server counts them. */

@@ -2,12 +2,13 @@
 import { commands, EventEmitter, Uri, window, workspace } from 'vscode';
 import type { ExtensionContext, TextDocumentContentProvider } from 'vscode';
 import { Editing } from './edit';
+import { clearPath } from './find';
 import { install } from './install';
-import { Problem, sentence, tell } from './messages';
+import { logTo, Problem, report, sentence, tell } from './messages';
 import { chooseModel } from './models';
 import type { ActionData } from './protocol';
 import { Reviews } from './review';
-import { logButton, Server } from './server';
+import { Server } from './server';
 import { showStatistics } from './statistics';
 import { enabledFor, StatusBar } from './status';
 import { TuneView } from './tune';
@@ -33,6 +34,7 @@ class Prompts implements TextDocumentContentProvider {
 
 export async function activate(context: ExtensionContext): Promise<void> {
   const channel = window.createOutputChannel('diffcoder', { log: true });
+  logTo(channel);
   server = new Server(context, channel);
   const own = server;
   const reviews = new Reviews(context.workspaceState);
@@ -71,9 +73,15 @@ export async function activate(context: ExtensionContext): Promise<void> {
     toggleLanguage: () => toggleLanguage(),
     restart: () => own.restart(),
     install: async () => {
+      const ran = own.running;
       await own.stop(); // so that nothing is replaced under a running program
-      if (await install(context, channel)) void tell('information', 'The server is installed.');
-      await own.restart();
+      let installed = false;
+      try {
+        installed = await install(context, channel);
+      } finally {
+        if (installed || ran) await own.restart();
+      }
+      if (installed) void tellInstalled(own);
     },
     settings: () => commands.executeCommand('workbench.action.openSettings', `@ext:${context.extension.id}`),
     walkthrough: () =>
@@ -85,7 +93,7 @@ export async function activate(context: ExtensionContext): Promise<void> {
         try {
           return await run(...given);
         } catch (error) {
-          return failed(error, channel.error.bind(channel));
+          return report(error);
         }
       }),
     );
@@ -105,13 +113,18 @@ export async function deactivate(): Promise<void> {
   await server?.stop();
 }
 
-async function failed(error: unknown, log: (message: string) => void): Promise<void> {
-  if (error instanceof Problem) {
-    await tell('warning', error.message, error.buttons);
-    return;
+/** What the user has set counts more than what was installed: then it is said what is used. */
+function tellInstalled(server: Server): Promise<void> {
+  const from = server.program?.from;
+  if (from === 'setting') {
+    return tell('information', 'The server is installed, and the setting diffcoder.server.path names another one.', [
+      { title: 'Use the Installed One', run: clearPath },
+    ]);
   }
-  log(error instanceof Error ? (error.stack ?? error.message) : String(error));
-  await tell('error', sentence(error), [logButton]);
+  if (from === 'variable') {
+    return tell('information', 'The server is installed, and the one that DIFFCODER_SERVER names is used.');
+  }
+  return tell('information', 'The server is installed.');
 }
 
 function number(value: unknown): number | undefined {

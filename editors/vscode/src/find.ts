@@ -1,12 +1,12 @@
-// Where the server's program is: the setting, then the environment, then our own installation.
+// Where the server's program is: the setting, then the environment's variable, then our own installation, then the PATH.
 import { access, constants, stat } from 'node:fs/promises';
 import { delimiter, isAbsolute, join } from 'node:path';
-import { commands, workspace, type ExtensionContext } from 'vscode';
+import { commands, env, workspace, type ExtensionContext } from 'vscode';
 import { Problem } from './messages';
 
 export interface Program {
   path: string;
-  from: 'setting' | 'environment' | 'managed';
+  from: 'setting' | 'variable' | 'managed' | 'path';
 }
 
 const windows = process.platform === 'win32';
@@ -43,29 +43,34 @@ export async function findServer(context: ExtensionContext): Promise<Program> {
   const named = process.env.DIFFCODER_SERVER;
   if (named) {
     const path = await resolved(named);
-    if (path) return { path, from: 'environment' };
+    if (path) return { path, from: 'variable' };
+  }
+  // Also where the variable names nothing: this is what the message below offers to make.
+  const managed = managedFolder(context);
+  const own = (await exists(completeMark(managed))) ? programIn(managed, 'diffcoder') : undefined;
+  if (own && (await exists(own))) return { path: own, from: 'managed' };
+  if (named) {
     throw new Problem(`The environment's DIFFCODER_SERVER names ${named}, which is no program here.`, [
       install,
       { title: 'Open Setting', run: () => openSetting('diffcoder.server.path') },
     ]);
   }
-  const managed = managedFolder(context);
-  const own = (await exists(completeMark(managed))) ? programIn(managed, 'diffcoder') : undefined;
-  if (own && (await exists(own))) return { path: own, from: 'managed' };
   const found = await onPath('diffcoder');
-  if (found) return { path: found, from: 'environment' };
+  if (found) return { path: found, from: 'path' };
   throw new Problem('The server is not installed on this machine.', [
     install,
     { title: 'I Have It', run: () => openSetting('diffcoder.server.path') },
   ]);
 }
 
+/** Show a setting that is a machine's own: in a window on a remote machine those are on a page of their own. */
 export function openSetting(name: string): Thenable<unknown> {
-  return commands.executeCommand('workbench.action.openSettings', name);
+  const page = env.remoteName ? 'openRemoteSettings' : 'openSettings';
+  return commands.executeCommand(`workbench.action.${page}`, { query: name });
 }
 
 /** Forget the path in every place that sets it. */
-async function clearPath(): Promise<void> {
+export async function clearPath(): Promise<void> {
   const found = settings().inspect('server.path');
   if (found?.workspaceValue !== undefined) await settings().update('server.path', undefined, false);
   if (found?.globalValue !== undefined) await settings().update('server.path', undefined, true);

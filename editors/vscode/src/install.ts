@@ -5,17 +5,31 @@ import { join } from 'node:path';
 import { ProgressLocation, Uri, commands, env, window, type ExtensionContext, type LogOutputChannel } from 'vscode';
 import type { CancellationToken, Progress } from 'vscode';
 import { completeMark, managedFolder, onPath, openSetting, programIn, settings } from './find';
-import { Problem } from './messages';
+import { logButton as log, Problem } from './messages';
 
 const NAMES = ['python3.14', 'python3.13', 'python3.12', 'python3.11', 'python3', 'python'];
 const again = { title: 'Try Again', run: () => commands.executeCommand('diffcoder.install') };
-const log = { title: 'Show Log', run: () => commands.executeCommand('diffcoder.showLog') };
 
 class Cancelled extends Error {}
 
+let atWork = false;
+
 /** Install the server that belongs to this version of the extension; false when the user stopped it. */
 export async function install(context: ExtensionContext, channel: LogOutputChannel): Promise<boolean> {
-  const python = await findPython();
+  if (atWork) {
+    throw new Problem('The server is being installed already.', [
+      { title: 'Show Progress', run: () => commands.executeCommand('notifications.showList') },
+    ]);
+  }
+  atWork = true;
+  try {
+    return await withBar(await findPython(), context, channel);
+  } finally {
+    atWork = false;
+  }
+}
+
+function withBar(python: string, context: ExtensionContext, channel: LogOutputChannel): Thenable<boolean> {
   return window.withProgress(
     { location: ProgressLocation.Notification, title: 'Installing the diffcoder server', cancellable: true },
     async (progress, token) => {
@@ -44,12 +58,17 @@ async function make(
   await mkdir(context.globalStorageUri.fsPath, { recursive: true });
   progress.report({ message: 'making a Python environment' });
   await run(python, ['-m', 'venv', folder], channel, token, () => undefined);
-  const pip = [
-    ...['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', '--progress-bar', 'raw'],
-    ...['-c', context.asAbsolutePath('constraints.txt')],
-  ];
   const inside = programIn(folder, 'python');
   const step = reporter(progress);
+  const install = ['-m', 'pip', 'install', '--disable-pip-version-check', '--no-input', '--progress-bar'];
+  if (!(await tellsProgress(inside))) {
+    progress.report({ message: 'bringing pip up to date' });
+    await run(inside, [...install, 'off', '--upgrade', 'pip'], channel, token, step).catch((error) => {
+      if (error instanceof Cancelled) throw error; // else it does without
+    });
+  }
+  const bar = (await tellsProgress(inside)) ? 'raw' : 'off';
+  const pip = [...install, bar, '-c', context.asAbsolutePath('constraints.txt')];
   // torch first and by its exact version: so pip takes a CPU build where the user's settings offer one.
   await run(inside, [...pip, await torch(context)], channel, token, step);
   const asked = settings().get<string>('install.package', '').trim();
@@ -68,16 +87,30 @@ async function torch(context: ExtensionContext): Promise<string> {
   return lines.find((line) => line.startsWith('torch==')) ?? 'torch';
 }
 
+/** Whether the pip of an environment can say how much it has fetched, line by line: since 24.1, and Python 3.12 brings 24.0. */
+function tellsProgress(python: string): Promise<boolean> {
+  return new Promise((resolve) => {
+    execFile(python, ['-I', '-m', 'pip', '--version'], { timeout: 30_000 }, (error, output) => {
+      const found = error ? undefined : /^pip (\d+)\.(\d+)/.exec(output);
+      resolve(!!found && Number(found[1]) * 100 + Number(found[2]) >= 2401);
+    });
+  });
+}
+
 /** pip's lines as progress: what it fetches, and how much of it is here. */
 function reporter(progress: Progress<{ message?: string; increment?: number }>): (line: string) => void {
   let name = '';
+  let all = '';
   let shown = '';
   return (line) => {
     const what = /^\s*(?:Downloading|Using cached|Collecting|Processing) (?:\S*\/)?([A-Za-z0-9_.]+)/.exec(line);
-    if (what) name = what[1]!;
+    if (what) {
+      name = what[1]!;
+      all = / \(([\d.]+ [kMG]B)\)/.exec(line)?.[1] ?? '';
+    }
     const size = /^Progress (\d+) of (\d+)/.exec(line);
     const percent = size && Number(size[2]) ? ` ${Math.floor((100 * Number(size[1])) / Number(size[2]))} %` : '';
-    const message = line.startsWith('Installing collected') ? 'unpacking' : `fetching ${name}${percent}`;
+    const message = line.startsWith('Installing collected') ? 'unpacking' : `fetching ${name}${percent || (all && ` (${all})`)}`;
     if (message !== shown && (what || size || message === 'unpacking')) progress.report({ message: (shown = message) });
   };
 }

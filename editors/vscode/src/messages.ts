@@ -1,5 +1,5 @@
 // What goes wrong, told in one sentence with the buttons that mend it.
-import { window } from 'vscode';
+import { commands, window, type LogOutputChannel } from 'vscode';
 
 export interface Button {
   title: string;
@@ -27,7 +27,30 @@ export async function tell(severity: Severity, message: string, buttons: Button[
         : window.showInformationMessage;
   const titles = buttons.map((button) => button.title);
   const chosen = await show(`diffcoder: ${message}`, ...titles);
-  await buttons.find((button) => button.title === chosen)?.run();
+  try {
+    await buttons.find((button) => button.title === chosen)?.run();
+  } catch (error) {
+    await report(error);
+  }
+}
+
+export const logButton: Button = { title: 'Show Log', run: () => commands.executeCommand('diffcoder.showLog') };
+
+let log: LogOutputChannel | undefined;
+
+/** Where the details of a failure go that is nobody's mistake. */
+export function logTo(channel: LogOutputChannel): void {
+  log = channel;
+}
+
+/** Tell a failure of whatever kind. */
+export async function report(error: unknown): Promise<void> {
+  if (error instanceof Problem) {
+    await tell('warning', error.message, error.buttons);
+    return;
+  }
+  log?.error(error instanceof Error ? (error.stack ?? error.message) : String(error));
+  await tell('error', sentence(error), [logButton]);
 }
 
 export function sentence(error: unknown): string {

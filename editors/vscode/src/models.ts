@@ -1,9 +1,9 @@
 // The model picker: every model with its size, licence and memory; what is not here is pulled first.
 import { ThemeIcon, commands, window, workspace, type QuickPickItem } from 'vscode';
 import { totalmem } from 'node:os';
-import { Problem, sentence } from './messages';
+import { logButton, Problem, sentence } from './messages';
 import type { Model } from './protocol';
-import { logButton, type Server } from './server';
+import type { Server } from './server';
 
 interface Entry extends QuickPickItem {
   model: Model;
@@ -31,10 +31,12 @@ export async function chooseModel(server: Server): Promise<void> {
     matchOnDescription: true,
     matchOnDetail: true,
   });
-  if (!chosen) return;
-  const { model } = chosen;
+  if (chosen) await use(server, chosen.model);
+}
+
+async function use(server: Server, model: Model): Promise<void> {
   if (model.state !== 'ready' && model.state !== 'loaded' && !(await pull(server, model))) return;
-  if (model.name !== used) {
+  if (model.name !== server.status?.model) {
     const setting = workspace.getConfiguration('diffcoder');
     const inWorkspace = setting.inspect('model')?.workspaceValue !== undefined;
     await setting.update('model', model.name, !inWorkspace);
@@ -56,6 +58,7 @@ async function pull(server: Server, model: Model): Promise<boolean> {
     return true;
   } catch (error) {
     throw new Problem(sentence(error), [
+      { title: 'Try Again', run: () => use(server, model) },
       { title: 'Choose Model', run: () => commands.executeCommand('diffcoder.chooseModel') },
       logButton,
     ]);

@@ -22,6 +22,8 @@ import { hunksOf, moved, putBack, type Edit, type Hunk } from './hunks';
 import { Problem } from './messages';
 
 const KEY = 'reviews';
+/** Reviews of closed files that are kept; each holds its file's text twice. */
+const MOST_ASLEEP = 20;
 const SCHEME = 'diffcoder-before';
 
 export type Outcome = 'accepted' | 'rejected';
@@ -50,6 +52,8 @@ export interface Review {
 
 export class Reviews implements Disposable {
   private readonly open = new Map<string, Review>();
+  /** Those of files that are not open now, the latest last: they go on when the file is opened and is still the same. */
+  private readonly asleep: Map<string, Review>;
   private readonly lensesChanged = new EventEmitter<void>();
   private readonly outcomes = new EventEmitter<Told>();
   readonly onOutcome = this.outcomes.event;
@@ -67,6 +71,7 @@ export class Reviews implements Disposable {
   private readonly removed = window.createTextEditorDecorationType({});
 
   constructor(private readonly memory: Memento) {
+    this.asleep = new Map(Object.entries(memory.get<Record<string, Review>>(KEY, {})));
     this.disposables = [
       this.added,
       this.removed,
@@ -81,6 +86,7 @@ export class Reviews implements Disposable {
       }),
       workspace.onDidChangeTextDocument((event) => this.changed(event)),
       workspace.onDidOpenTextDocument((document) => this.takeUp(document)),
+      workspace.onDidCloseTextDocument((document) => this.layDown(document)),
       window.onDidChangeVisibleTextEditors(() => this.render()),
       window.onDidChangeActiveTextEditor(() => this.setContext()),
     ];
@@ -111,9 +117,8 @@ export class Reviews implements Disposable {
     this.tell(document, review, hunks, 'shown');
     this.reveal(editor, hunks[0]!);
     this.update();
-    const changes = hunks.length === 1 ? 'A change' : `${hunks.length} changes`;
     this.hint?.dispose();
-    this.hint = window.setStatusBarMessage(`${changes} to review: Alt+Enter accepts, Alt+Backspace rejects, Alt+] goes on`, 8000);
+    this.hint = window.setStatusBarMessage(KEYS, 8000);
   }
 
   /** Take the hunk at the cursor, or the one that a lens names. */
@@ -236,21 +241,32 @@ export class Reviews implements Disposable {
     this.update();
   }
 
-  /** A review that was open when the window was left goes on where its text is still the same. */
+  /** A review that was open when the window or the file was left goes on where its text is still the same. */
   private takeUp(document: TextDocument): void {
     const uri = document.uri.toString();
-    const kept = this.memory.get<Record<string, Review>>(KEY, {})[uri];
-    if (!kept || this.open.has(uri)) return;
-    if (kept.text === document.getText() && kept.before !== kept.text) {
-      this.open.set(uri, { ...kept });
-      this.update();
-    }
+    const kept = this.asleep.get(uri);
+    if (!kept) return;
+    this.asleep.delete(uri);
+    // Another text: closed without a save, so the change is not there, or written anew by somebody else.
+    if (kept.text === document.getText() && kept.before !== kept.text) this.open.set(uri, kept);
+    this.update();
+  }
+
+  private layDown(document: TextDocument): void {
+    const uri = document.uri.toString();
+    const review = this.open.get(uri);
+    if (!review) return;
+    this.open.delete(uri);
+    this.asleep.delete(uri);
+    this.asleep.set(uri, review);
+    for (const oldest of [...this.asleep.keys()].slice(0, -MOST_ASLEEP)) this.asleep.delete(oldest);
+    this.update();
   }
 
   private update(): void {
     if (!this.open.size) this.hint?.dispose();
     const kept: Record<string, Review> = {};
-    for (const [uri, review] of this.open) kept[uri] = { ...review, again: undefined };
+    for (const [uri, review] of [...this.asleep, ...this.open]) kept[uri] = { ...review, again: undefined };
     void this.memory.update(KEY, kept);
     this.lensesChanged.fire();
     this.render();
@@ -304,6 +320,10 @@ export class Reviews implements Disposable {
     }
   }
 }
+
+/** Short enough for the status bar of a narrow window. */
+const KEYS =
+  process.platform === 'darwin' ? '⌥⏎ accepts, ⌥⌘⌫ rejects' : 'Alt+Enter accepts, Alt+Backspace rejects';
 
 const editButton = {
   title: 'Edit with Instruction',

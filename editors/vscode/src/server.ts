@@ -4,8 +4,8 @@ import type { Disposable, ExtensionContext, LogOutputChannel, Progress } from 'v
 import { CloseAction, ErrorAction, LanguageClient, RevealOutputChannelOn } from 'vscode-languageclient/node';
 import type { DynamicFeature, LanguageClientOptions, Middleware, ProgressToken, StaticFeature } from 'vscode-languageclient/node';
 import { reviewed } from './actions';
-import { findServer, settings, type Program } from './find';
-import { Problem, sentence, tell, type Button } from './messages';
+import { findServer, openSetting, settings, type Program } from './find';
+import { logButton, Problem, sentence, tell, type Button } from './messages';
 import { draftChanged, statusChanged, statusRequest, type Draft, type Model, type Status } from './protocol';
 
 /** The settings that are the server's; the others are the extension's own. */
@@ -135,7 +135,7 @@ export class Server implements Disposable {
     this.problem =
       error instanceof Problem
         ? error
-        : new Problem(`The server did not start (${sentence(error)}).`, [restartButton, installButton, logButton]);
+        : new Problem(`The server did not start (${sentence(error)}).`, [this.other(), restartButton, logButton]);
     this.channel.error(this.problem.message);
     this.statusEmitter.fire(undefined);
     void tell('error', this.problem.message, this.problem.buttons);
@@ -254,7 +254,7 @@ export class Server implements Disposable {
       this.problem = new Problem(`The server ended ${this.crashes.length} times in two minutes and was left alone.`, [
         { title: 'Start It Again', run: () => commands.executeCommand('diffcoder.restart') },
         logButton,
-        installButton,
+        this.other(),
       ]);
       this.took(undefined);
       void tell('error', this.problem.message, this.problem.buttons);
@@ -267,9 +267,14 @@ export class Server implements Disposable {
     const [a, b] = [server, own].map((version) => version?.split('.').slice(0, 2).join('.'));
     if (a === b) return;
     void tell('warning', `The server is ${server ?? 'of an unknown version'} and this extension is ${own}: they may not fit.`, [
-      this.program?.from === 'setting' ? settingButton : installButton,
+      this.other(),
       { title: 'Copy Path', run: () => env.clipboard.writeText(this.program?.path ?? '') },
     ]);
+  }
+
+  /** How to come by another program: an installation of ours counts less than what the user has set. */
+  private other(): Button {
+    return this.program?.from === 'setting' || this.program?.from === 'variable' ? settingButton : installButton;
   }
 }
 
@@ -277,6 +282,5 @@ const restartButton: Button = { title: 'Restart', run: () => commands.executeCom
 const installButton: Button = { title: 'Install It Again', run: () => commands.executeCommand('diffcoder.install') };
 const settingButton: Button = {
   title: 'Open Setting',
-  run: () => commands.executeCommand('workbench.action.openSettings', 'diffcoder.server.path'),
+  run: () => openSetting('diffcoder.server.path'),
 };
-export const logButton: Button = { title: 'Show Log', run: () => commands.executeCommand('diffcoder.showLog') };

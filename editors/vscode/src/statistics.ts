@@ -11,7 +11,7 @@ interface Tally {
   gone: number;
 }
 
-const NAMES = { inline: 'Ghost text', edit: 'Changes of edits', gap: 'Gaps filled' };
+const NAMES = { inline: 'Ghost text', edit: 'Edits, by change', gap: 'Gaps' };
 let panel: WebviewPanel | undefined;
 
 export async function showStatistics(server: Server): Promise<void> {
@@ -34,11 +34,11 @@ function page(tallies: Tally[], server: Server): string {
     return `<tr><th scope="row">${NAMES[tally.kind]}</th>
       <td>${tally.shown}</td>
       <td>${tally.accepted}${bar(tally.accepted, tally.shown)}</td>
-      <td>${tally.rejected}${bar(tally.rejected, tally.shown)}</td>
+      <td>${tally.rejected}${bar(tally.rejected, tally.shown, 'bad')}</td>
       <td>${judged ? `${tally.kept} of ${judged}` : '–'}${bar(tally.kept, judged)}</td></tr>`;
   });
   const speed = status?.tokensPerSecond
-    ? `The last answer of ${escaped(status.model)} came at ${status.tokensPerSecond} tokens a second, ${status.tokensPerForward} tokens a forward.`
+    ? `The last answer of ${escaped(status.model)} came at ${status.tokensPerSecond} tokens a second (tokens per forward: ${status.tokensPerForward}).`
     : 'The model has not answered yet in this session.';
   return `<!DOCTYPE html>
 <html lang="en"><head><meta charset="utf-8">
@@ -52,6 +52,7 @@ function page(tallies: Tally[], server: Server): string {
   thead th { font-weight: 400; color: var(--vscode-descriptionForeground); }
   .bar { display: block; height: 4px; margin-top: .35rem; background: var(--vscode-editorWidget-border, #8884); border-radius: 2px; }
   .bar span { display: block; height: 100%; background: var(--vscode-charts-green, var(--vscode-progressBar-background)); border-radius: 2px; }
+  .bar .bad { background: var(--vscode-charts-red, var(--vscode-errorForeground)); }
   p { color: var(--vscode-descriptionForeground); line-height: 1.5; }
 </style></head><body>
 <h1>What became of it</h1>
@@ -63,9 +64,9 @@ function page(tallies: Tally[], server: Server): string {
 </body></html>`;
 }
 
-function bar(part: number, whole: number): string {
+function bar(part: number, whole: number, kind = 'good'): string {
   const share = whole ? Math.min(100, Math.round((100 * part) / whole)) : 0;
-  return `<span class="bar" role="img" aria-label="${share} percent"><span style="width: ${share}%"></span></span>`;
+  return `<span class="bar" role="img" aria-label="${share} percent"><span class="${kind}" style="width: ${share}%"></span></span>`;
 }
 
 function escaped(text: string): string {

@@ -59,6 +59,7 @@ export class StatusBar implements Disposable {
     if (status.state === 'starting') return { icon: '$(loading~spin)', words: SILENCE.loading!, bad: false };
     if (status.state === 'paused') return { icon: '$(debug-pause)', words: 'paused', bad: false };
     const silent = SILENCE[status.silent];
+    if (status.silent === 'no_model') return { icon: '$(cloud-download)', words: silent!, bad: false };
     if (status.silent === 'disabled') return { icon: '$(circle-slash)', words: silent!, bad: false };
     if (status.state === 'off') return { icon: '$(sparkle)', words: 'the model is loaded when it is needed', bad: false };
     return { icon: '$(sparkle)', words: silent ?? 'ready', bad: false };

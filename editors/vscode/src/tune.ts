@@ -1,7 +1,7 @@
 // The tune view: starts `diffcoder tune` on the workspace and shows how it goes, from the files that the run writes.
 import { spawn, type ChildProcess } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
-import { mkdir, readFile } from 'node:fs/promises';
+import { mkdir, readFile, rm } from 'node:fs/promises';
 import { join } from 'node:path';
 import { ViewColumn, commands, window, workspace } from 'vscode';
 import type { Disposable, ExtensionContext, WebviewPanel, WorkspaceFolder } from 'vscode';
@@ -93,6 +93,10 @@ export class TuneView implements Disposable {
       else if (message.does === 'finish') await this.start(folder, ['--finish']);
       else if (message.does === 'use') await this.start(folder, ['--use']);
       else if (message.does === 'off') await this.start(folder, ['--off']);
+      else if (message.does === 'anew' && (await agreed())) {
+        await rm(this.run(folder), { recursive: true, force: true });
+        await this.start(folder, ['--minutes', minutes]);
+      }
       else if (message.does === 'stop') this.stop();
     } catch (error) {
       this.failed = sentence(error);
@@ -131,15 +135,19 @@ export class TuneView implements Disposable {
     };
     child.stdout?.on('data', (data) => read(data, false));
     child.stderr?.on('data', (data) => read(data, true));
-    const ended = (failed: string) => {
+    const ended = (failed: string, said = this.said) => {
       this.process = undefined;
       this.failed = failed;
+      this.said = said;
       void this.render(folder);
     };
     child.on('error', (error) => ended(`${program.path} could not be started (${error.message}).`));
-    child.on('close', (status) =>
-      ended(status === 0 || status === 130 ? '' : complaint.replace(/^diffcoder(?: tune)?: /, '') || 'It ended early; the log says why.'),
-    );
+    child.on('close', (status) => {
+      if (status === 130) ended('', 'Stopped. What was done is kept.');
+      // A run that ended says nothing more: the page has its result. What uses or takes away has said that it did.
+      else if (status === 0) ended('', how.some((each) => each === '--use' || each === '--off') ? this.said : '');
+      else ended(complaint.replace(/^diffcoder(?: tune)?: /, '') || 'It ended early; the log says why.', '');
+    });
   }
 
   private async render(folder: WorkspaceFolder): Promise<void> {
@@ -165,6 +173,12 @@ export class TuneView implements Disposable {
       result: parsed<NonNullable<State['result']>>(await read('result.json')) ?? null,
     };
   }
+}
+
+async function agreed(): Promise<boolean> {
+  const anew = 'Learn Anew';
+  const detail = 'An adapter that is in use stays until another one takes its place.';
+  return (await window.showWarningMessage('The numbers and the adapter of the last run are removed.', { modal: true, detail }, anew)) === anew;
 }
 
 function parsed<T>(text: string): T | undefined {
@@ -205,21 +219,22 @@ function page(name: string): string {
 files that it never saw. It takes most of the processor; nothing leaves the machine.</p>
 <p><label>Minutes <input id="minutes" type="number" min="1" value="60"></label></p>
 <p><button id="start">Start</button><button id="resume" class="second">Go On</button><button id="finish" class="second">Measure Now</button>
-<button id="stop" class="second">Stop</button><button id="use">Use This Adapter</button><button id="off" class="second">Use None</button></p>
+<button id="stop" class="second">Stop</button><button id="use">Use This Adapter</button><button id="off" class="second">Use None</button>
+<button id="anew" class="second">Learn Anew</button></p>
 <p id="said" role="status" aria-live="polite"></p><p id="failed" class="bad" role="alert"></p>
 <svg id="plot" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="loss by step" hidden><polyline class="raw"/><polyline class="smooth"/></svg>
 <p id="loss" class="quiet"></p>
 <table id="result" hidden><thead><tr><td></td><th>before</th><th>after</th></tr></thead><tbody></tbody></table>
 <script nonce="${nonce}">
 const code = acquireVsCodeApi(), $ = (id) => document.getElementById(id);
-for (const id of ['start', 'resume', 'finish', 'stop', 'use', 'off'])
+for (const id of ['start', 'resume', 'finish', 'stop', 'use', 'off', 'anew'])
   $(id).onclick = () => code.postMessage({ does: id, minutes: Number($('minutes').value) });
 const show = (id, on) => { $(id).hidden = !on; };
 const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 addEventListener('message', ({ data }) => {
   show('start', !data.running && !data.begun); show('resume', !data.running && data.begun && !data.result);
   show('finish', !data.running && data.begun && !data.result); show('stop', data.running);
-  show('use', !data.running && data.result); show('off', !data.running && data.result);
+  for (const id of ['use', 'off', 'anew']) show(id, !data.running && data.result);
   set('said', data.said); set('failed', data.failed);
   const losses = data.losses, n = losses.length;
   show('plot', n > 1);
