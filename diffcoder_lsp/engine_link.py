@@ -94,6 +94,11 @@ class EngineLink:
             return
         self._warming = asyncio.ensure_future(self._warm())
 
+    def restarting(self) -> None:
+        """The engine is being started again under a request."""
+        if self.state == "ready":
+            self._set("starting")
+
     def retry(self) -> None:
         """Forget a failure: what was missing may be here now."""
         self._told.clear()
@@ -130,6 +135,10 @@ class EngineLink:
                 self._failed(error)
             elif self.state == "starting":
                 self._set("ready")
+            raise
+        except asyncio.CancelledError:
+            if self.state == "starting":
+                self.warm()  # the engine starts nevertheless, and somebody has to see that it did
             raise
         self._told.clear()
         self._set("ready")

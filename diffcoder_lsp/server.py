@@ -426,6 +426,7 @@ class Server:
         self.connection.spawn(old.close())
 
     def _report_start(self, what: str) -> None:
+        self.session.link.restarting()
         if self.session.link.state == "starting":
             if self._starting is None:
                 self._starting = self._bars.begin("diffcoder")

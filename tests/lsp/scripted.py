@@ -17,11 +17,14 @@ SCRIPTED = Path(__file__).parents[1] / "model" / "scripted_engine.py"
 URI = "file:///w/a.py"
 
 
-def start_engine(home: Path, forward_seconds: float = 0.005) -> subprocess.Popen[bytes]:
+def start_engine(
+    home: Path, forward_seconds: float = 0.005, load_seconds: float = 0
+) -> subprocess.Popen[bytes]:
     socket = home / "engine" / "scripted.sock"
     socket.parent.mkdir(mode=0o700, exist_ok=True)
     socket.with_suffix(".json").unlink(missing_ok=True)  # a killed engine's, or the wait below would be none
     command = [sys.executable, "-P", str(SCRIPTED), str(socket), "--forward-seconds", str(forward_seconds)]
+    command += ["--load-seconds", str(load_seconds)]
     engine = subprocess.Popen(command, cwd=SCRIPTED.parents[2])
     deadline = time.monotonic() + 60
     while not socket.with_suffix(".json").exists():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import psutil
 import pytest
 from lsprotocol import converters, types
 
 from benchmarks.lsp_client import CAPABILITIES, Client, Failed
-from tests.lsp.scripted import URI, ready, texts
+from tests.lsp.scripted import URI, ready, start_engine, texts
 
 GHOST = {"inline": {"confidence": 0.4, "debounceMs": 0, "maxTokens": 2}}
 CONVERTER = converters.get_converter()
@@ -123,6 +126,29 @@ def test_loading_is_no_reason_any_more_once_the_engine_is_ready(start):
     client = start(**GHOST)
     ready(client)
     assert client.request("diffcoder/status", None)["silent"] == "none"
+
+
+def test_an_engine_that_starts_for_a_cancelled_request_is_seen_to_be_ready(scripted_home):
+    """Its state, and any bar with it, would else stay at "starting" until the next request."""
+    home = Path(tempfile.mkdtemp(prefix="dc-"))  # short: a socket's path holds about 100 bytes
+    shutil.copy(scripted_home / "models.toml", home)
+    engine = start_engine(home, load_seconds=1.5)
+    try:
+        with Client("--model", "scripted", DIFFCODER_HOME=str(home)) as client:
+            client.initialize()
+            client.open(URI, "x = ")
+            id = client.inline(URI, 0, 4, invoked=True)
+            client.wait_for(
+                lambda: "starting" in [note["state"] for note in client.notes("diffcoder/status")]
+            )
+            client.cancel(id)
+            with pytest.raises(Failed, match="cancelled"):
+                client.result(id)
+            client.wait_for(lambda: client.notes("diffcoder/status")[-1]["state"] == "ready", 20)
+    finally:
+        engine.kill()
+        engine.wait(20)
+        shutil.rmtree(home)
 
 
 def test_a_workspace_that_becomes_trusted_is_worked_on(start, tmp_path):
