@@ -11,6 +11,7 @@ import ast
 from collections.abc import Iterable
 from pathlib import Path
 
+from evaluation.definitions import needed_by
 from evaluation.sandbox import Limits, Sandbox
 from evaluation.task import (
     Chat,
@@ -78,7 +79,9 @@ class HumanEval(Task):
         return Continuation(prompt=item.row["prompt"], stop=STOPS)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
-        return fenced("```\n" + text) if style == "chat" else cut_at(text, STOPS)
+        if style == "chat":
+            return needed_by(item.row["entry_point"], fenced("```\n" + text))
+        return cut_at(text, STOPS)
 
     def program(self, item: Item, completion: str) -> str:
         """The prompt with its body; or the completion itself with the prompt's imports, when it is a

@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.definitions import needed_by
 from evaluation.humaneval import LIMITS, chat_request
 from evaluation.sandbox import Sandbox
 from evaluation.task import (
@@ -123,7 +124,9 @@ class MbppPlus(Task):
         return Continuation(prompt=problem, stop=STOPS)
 
     def extract(self, item: Item, text: str, style: Style) -> str:
-        return fenced("```\n" + text) if style == "chat" else cut_at(text, STOPS)
+        if style == "chat":
+            return needed_by(tested_name(item.row["test"], "")[0], fenced("```\n" + text))
+        return cut_at(text, STOPS)
 
     def score(self, item: Item, completion: str, sandbox: Sandbox) -> Verdict:
         row = item.row
