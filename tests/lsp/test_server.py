@@ -308,7 +308,7 @@ def test_nothing_is_left_of_a_server_whose_editor_died(scripted_home):
         assert psutil.Process(server).memory_info().rss < 80e6
         editor.kill()
         editor.wait()
-        psutil.wait_procs([psutil.Process(server)] if psutil.pid_exists(server) else [], timeout=15)
+        psutil.wait_procs([psutil.Process(server)] if psutil.pid_exists(server) else [], timeout=5)
         assert not psutil.pid_exists(server)
     finally:
         os.kill(keeper, signal.SIGKILL)
