@@ -106,7 +106,12 @@ def unmatched(text: str) -> tuple[str, str]:
 
 
 _KEPT = "\t\n\r"
-_JOINERS = "‌‍️"  # within emoji and some scripts these carry meaning
+_JOINERS = "\u200c\u200d\ufe0f"
+"""Behind a character of an emoji or of some scripts these carry meaning; behind others they only hide."""
+_BLANK = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u3164\ufe00-\ufe0e\uffa0\U000e0100-\U000e01ef]"
+)
+"""Letters and marks by their category that show nothing."""
 
 
 def visible(text: str, known: str = "") -> str:
@@ -115,9 +120,15 @@ def visible(text: str, known: str = "") -> str:
     if text.isascii() and text.isprintable():
         return text
 
-    def shown(char: str) -> bool:
-        if char in _KEPT or char in _JOINERS or char in known:
-            return True
-        return unicodedata.category(char) not in ("Cc", "Cf", "Zl", "Zp", "Co", "Cs")
-
-    return "".join(filter(shown, text))
+    kept: list[str] = []
+    for char in text:
+        if char in _KEPT or char in known:
+            shown = True
+        elif char in _JOINERS:
+            shown = bool(kept) and not kept[-1].isascii()
+        else:
+            hidden = unicodedata.category(char) in ("Cc", "Cf", "Zl", "Zp", "Co", "Cs")
+            shown = not hidden and not _BLANK.match(char)
+        if shown:
+            kept.append(char)
+    return "".join(kept)

@@ -313,9 +313,7 @@ class Server:
         only = params.context.only
         result = []
         for action, command, argument in offers:
-            if only is not None and not any(
-                action.kind == kind or action.kind.startswith(f"{kind}.") for kind in only
-            ):
+            if only and not any(action.kind == kind or action.kind.startswith(f"{kind}.") for kind in only):
                 continue
             call = Command(action.title, command, [argument])
             if self.client.resolves:

@@ -44,3 +44,8 @@ def test_only_visible_characters_get_through():
     assert visible("a\u202eb\u200bc\x1b[31m\u2066\ufeff") == "abc[31m"
     assert visible("\tfür 漢 👩‍💻\n") == "\tfür 漢 👩‍💻\n"
     assert visible("a\u00adb", known="x\u00ad") == "a\u00adb"
+    assert (
+        visible("is\u200dadmin\u200c\ufe0f = \u3164\u2800") == "isadmin = \u2800"
+    )  # names that only look alike
+    assert visible("a\U000e0101\U000e0142\ufe01\u034f") == "a"  # text hidden in variation selectors
+    assert visible("می\u200cخواهم") == "می\u200cخواهم"
