@@ -209,8 +209,9 @@ class Generator:
         answer, kept = text.result(run)
         reason = _reason(run)
         complete = reason in ("end_token", "stop_string")
+        wish = " ".join([request.instruction, *(problem.message for problem in request.diagnostics)])
         replacement = (
-            selection.restore(answer)
+            selection.restore(answer, wish)
             if complete
             else request.before[len(selection.before) : len(request.before) - len(selection.after)]
         )

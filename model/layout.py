@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
+from model.elision import completed
 from model.profiles import CONTEXT, PREFIX, SUFFIX, Profile
 from model.schema import DiffcoderError, EditRequest, Snippet
 
@@ -125,13 +126,14 @@ class Selection:
         """Back quotes that end an answer: more than stand together anywhere in the selection."""
         return "`" * max([3, *(len(run) + 1 for run in re.findall("```+", self.text))])
 
-    def restore(self, text: str) -> str:
+    def restore(self, text: str, wish: str = "") -> str:
         """The answer in the selection's place: a line that survives keeps every byte, a new one gets the
         common indentation and line end. Blank lines at the end, which models drop, are those of the
-        selection."""
+        selection, and so is what the answer leaves out at its ends though nothing in the `wish` asks for that."""
         if not text.strip() and self.text.strip():
             return ""
-        old, new = _lines(self.text), _lines(text)
+        old = _lines(self.text)
+        new = completed(old, _lines(text), wish)
         lines: list[str] = []
         for change, i, j, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
             if change == "equal":
