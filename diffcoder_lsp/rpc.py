@@ -10,6 +10,7 @@ before its coroutine ran never starts. Whatever a handler raises becomes an erro
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import itertools
 import json
@@ -185,7 +186,9 @@ class Connection:
 
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` beside the requests; what it raises is reported, as a handler's would be."""
-        task = asyncio.ensure_future(work)
+        context = contextvars.copy_context()
+        context.run(_BOUND.set, None)  # it may outlive the request that it comes from
+        task = asyncio.get_running_loop().create_task(work, context=context)
         self._background.add(task)
 
         def done(task: asyncio.Task[Any]) -> None:

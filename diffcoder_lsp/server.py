@@ -424,6 +424,11 @@ class Server:
     def _use_model(self, name: str) -> None:
         old, self.session.link = self.session.link, self._link(name)
         self.connection.spawn(old.close())
+        self._loop.call_soon(self._on_other_model)  # not before the answer to initialize
+
+    def _on_other_model(self) -> None:
+        self.session.forget("loading", "no_model", "failed")
+        self.session.tell()
 
     def _report_start(self, what: str) -> None:
         self.session.link.restarting()

@@ -158,10 +158,9 @@ class Session:
         if silent is not None:
             self.silent = silent
         status = self.status()
-        if self._sent is None or (status.state, status.silent, status.message) != (
-            self._sent.state,
-            self._sent.silent,
-            self._sent.message,
+        if self._sent is None or any(
+            getattr(status, name) != getattr(self._sent, name)
+            for name in ("model", "state", "silent", "message")
         ):
             self._sent = status
             self.send("diffcoder/status", status)
