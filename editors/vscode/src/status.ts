@@ -53,13 +53,13 @@ export class StatusBar implements Disposable {
     if (!status) return { icon: '$(loading~spin)', words: 'the server is starting', bad: false };
     if (this.working) return { icon: '$(loading~spin)', words: 'writing', bad: false };
     if (!workspace.isTrusted) return { icon: '$(shield)', words: SILENCE.untrusted!, bad: false };
+    if (status.silent === 'no_model') return { icon: '$(cloud-download)', words: SILENCE.no_model!, bad: true };
     if (status.state === 'failed') {
       return { icon: '$(error)', words: status.message || status.lastError || SILENCE.failed!, bad: true };
     }
     if (status.state === 'starting') return { icon: '$(loading~spin)', words: SILENCE.loading!, bad: false };
     if (status.state === 'paused') return { icon: '$(debug-pause)', words: 'paused', bad: false };
     const silent = SILENCE[status.silent];
-    if (status.silent === 'no_model') return { icon: '$(cloud-download)', words: silent!, bad: false };
     if (status.silent === 'disabled') return { icon: '$(circle-slash)', words: silent!, bad: false };
     if (status.state === 'off') return { icon: '$(sparkle)', words: 'the model is loaded when it is needed', bad: false };
     return { icon: '$(sparkle)', words: silent ?? 'ready', bad: false };

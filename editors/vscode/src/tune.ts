@@ -229,7 +229,7 @@ files that it never saw. It takes most of the processor; nothing leaves the mach
 const code = acquireVsCodeApi(), $ = (id) => document.getElementById(id);
 for (const id of ['start', 'resume', 'finish', 'stop', 'use', 'off', 'anew'])
   $(id).onclick = () => code.postMessage({ does: id, minutes: Number($('minutes').value) });
-const show = (id, on) => { $(id).hidden = !on; };
+const show = (id, on) => $(id).toggleAttribute('hidden', !on); // an SVG element has no property for it
 const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 addEventListener('message', ({ data }) => {
   show('start', !data.running && !data.begun); show('resume', !data.running && data.begun && !data.result);
@@ -245,8 +245,8 @@ addEventListener('message', ({ data }) => {
     const points = (values) => values.map((value, i) => (100 * (i + 1) / steps).toFixed(2) + ',' + (95 - 90 * (value - low) / ((high - low) || 1)).toFixed(2)).join(' ');
     document.querySelector('.raw').setAttribute('points', points(losses));
     document.querySelector('.smooth').setAttribute('points', points(smooth));
-    const left = data.running && data.secondsLeft !== null ? ', ' + Math.ceil(data.secondsLeft / 60) + ' minutes left' : '';
-    set('loss', 'step ' + n + ' of ' + steps + ', loss ' + smooth.at(-1).toFixed(3) + ' (began at ' + smooth[Math.min(4, n - 1)].toFixed(3) + ')' + left);
+    const left = data.running && data.secondsLeft ? ', ' + Math.ceil(data.secondsLeft / 60) + ' minutes left' : '';
+    set('loss', 'step ' + n + ' of ' + steps + ', loss ' + smooth.at(-1).toFixed(3) + ' (began at ' + smooth[Math.min(4, (n - 1) >> 1)].toFixed(3) + ')' + left);
   }
   show('result', !!data.result);
   if (data.result) {
