@@ -212,14 +212,14 @@ def report(rows: Sequence[Row], *, explain: bool) -> int:
 
 def gate(rows: Sequence[Row]) -> None:
     """Print what the confidence gate would have shown, at several thresholds."""
-    mine = [row for row in rows if row.who == OURS and row.filling]
-    print(f"{'gate':>6} {'shown':>7} {'right':>7} {'wrong':>7} {'right of shown':>15}")
+    mine = [row for row in rows if row.who == OURS]
+    print(f"{'gate':>6} {'silent':>7} {'shown':>7} {'right':>7} {'wrong':>7} {'right of shown':>15}")
     for threshold in THRESHOLDS:
-        shown = [row for row in mine if row.confidence >= threshold]
+        shown = [row for row in mine if row.filling and row.confidence >= threshold]
         right = sum(row.first_line for row in shown)
         print(
-            f"{threshold:6.2f} {len(shown):7} {right:7} {len(shown) - right:7}"
-            f" {right / len(shown) if shown else 0:15.0%}"
+            f"{threshold:6.2f} {1 - len(shown) / max(1, len(mine)):7.0%} {len(shown):7} {right:7}"
+            f" {len(shown) - right:7} {right / len(shown) if shown else 0:15.0%}"
         )
 
 

@@ -31,5 +31,5 @@ def test_fillings_are_judged_and_counted(capsys):
     assert "repeats, brackets in gap 1" in capsys.readouterr().out
     gate([good, repeated])
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert ["0.00", "2", "1", "1", "50%"] in lines
-    assert ["0.75", "1", "1", "0", "100%"] in lines
+    assert ["0.00", "0%", "2", "1", "1", "50%"] in lines
+    assert ["0.75", "50%", "1", "1", "0", "100%"] in lines
