@@ -36,7 +36,7 @@ from training.examples import store as store_examples
 from training.gated import GatedModel, load_adapter
 from training.parallel import join
 from training.progress import HeldOut, measure
-from training.recipe import Gated, Team, load
+from training.recipe import Diffusion, Gated, Team, load
 from training.sources import discover
 from training.team import TeamTask
 from training.trainer import Task, Trainer
@@ -243,7 +243,8 @@ def mine_commits(options: argparse.Namespace) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    recipe, corpus, world = load(options.recipe), corpora.Corpus(options.corpus), join()
+    recipe, corpus = load(options.recipe), corpora.Corpus(options.corpus)
+    world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
     run = options.run_folder or home() / "runs" / Path(options.recipe).stem
     if world.leads:
         require_clean(corpus, _decoder(options.base), options.benchmarks)
@@ -262,7 +263,7 @@ def train(options: argparse.Namespace) -> None:
         marks = layouts.marks_of({token.content: id for id, token in ids})
         task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
     else:
-        task = DiffusionTask(recipe, options.base, corpus, examples)
+        task = DiffusionTask(recipe, options.base, corpus, examples, world)
     Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
 
 

@@ -24,10 +24,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
 from model.checkpoints import open_checkpoint, source_name
-from model.decoder import FUSED, Config, linear_shapes
+from model.decoder import FUSED, Attention, Config, linear_shapes
 from model.schema import DiffcoderError
 from training import layouts
-from training.attention import MaskedAttention, dense, noisy_and_clean
+from training.attention import attention, next_token, noisy_and_clean
 from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
@@ -35,6 +35,7 @@ from training.gated import as_ids, checkpoint_sha256
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
+from training.parallel import World
 from training.recipe import Diffusion
 from training.scratch import HUGGING_FACE, hugging_face_config
 from training.team import team_bytes
@@ -47,7 +48,14 @@ _LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however 
 class DiffusionTask:
     """`Task` of a diffusion recipe. Exports a model of its own, or an adapter where the base is frozen."""
 
-    def __init__(self, recipe: Diffusion, base: Path, corpus: Corpus, examples: Examples | None = None):
+    def __init__(
+        self,
+        recipe: Diffusion,
+        base: Path,
+        corpus: Corpus,
+        examples: Examples | None = None,
+        world: World | None = None,
+    ):
         if recipe.data == "examples" and examples is None:
             raise DiffcoderError(
                 "no_examples", "The recipe learns examples: make some (`diffcoder train commits`), name them."
@@ -57,9 +65,16 @@ class DiffusionTask:
                 "bad_recipe",
                 f"context {recipe.context} is not a multiple of block {recipe.block}: change one.",
             )
+        world = world or World()
+        if recipe.rank and world.mesh is not None:
+            raise DiffcoderError(
+                "bad_launch",
+                "Low-rank weights are too small to shard: launch this recipe without FSDP's configuration file.",
+            )
         source = open_checkpoint(base)
         self.recipe, self.config, self.architecture = recipe, source.config, source.architecture
-        self.parameters, self.decoder = network(recipe, source.config, source.tensor)
+        self.device = world.device
+        self.parameters, self.decoder = network(recipe, source.config, source.tensor, world)
         self.base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
         if recipe.data == "examples" and examples is not None:
             self.train_packs, self.held_out_packs = (_of_examples(recipe, examples, side) for side in (0, 1))
@@ -73,35 +88,43 @@ class DiffusionTask:
 
     def pack_loss(self, pack: Pack, rng: np.random.Generator, ceiling: float) -> Loss:
         """The loss of one pack under noise drawn with `rng`; `weight` is the number of tokens it is a mean over."""
-        recipe, ids_L = self.recipe, as_ids(pack.ids_L)
-        length = len(ids_L)
+        kind, precision = self.device.type, self.recipe.precision
+        bf16 = precision == "bf16" or (precision == "auto" and kind == "cuda")
+        # Without autocast's cache, which would hold every weight in bf16 once more until the loss is there.
+        with torch.autocast(kind, torch.bfloat16, enabled=bf16, cache_enabled=False):
+            return self.decoder.gathered(self._pack_loss, pack, rng, ceiling)
+
+    def _pack_loss(self, pack: Pack, rng: np.random.Generator, ceiling: float) -> Loss:
+        # Rows are chosen on the processor, so that a GPU need not be waited for to know how many are asked.
+        recipe, ids_L, learnt_L = self.recipe, as_ids(pack.ids_L), torch.from_numpy(pack.learnt_L)
+        length, positions_L = len(ids_L), torch.arange(len(ids_L))
         documents_L = torch.from_numpy(pack.documents_L) if recipe.document_mask else None
-        rule = noisy_and_clean(
-            length, recipe.block, causal=recipe.causal or recipe.objective == "ar", documents_L=documents_L
-        )
-        mask_MM, learnt_L = dense(rule, length), torch.from_numpy(pack.learnt_L)
+        apart_L = None if documents_L is None else documents_L.to(self.device)
         if recipe.objective == "ar":
-            hidden = self._forward(ids_L, torch.arange(length), mask_MM[length:, length:])
-            return self._next_token_loss(hidden, ids_L, documents_L, learnt_L)
+            sight = attention(next_token(documents_L=apart_L), length, self.device)
+            hidden_LD = self._forward(ids_L, positions_L, sight)
+            return self._next_token_loss(hidden_LD, ids_L, documents_L, learnt_L)
         rates_N, masked_NB = _noise(rng, length // recipe.block, recipe, ceiling)
         masked_L = torch.from_numpy(masked_NB).reshape(-1) & learnt_L
         noisy_L = torch.where(masked_L, recipe.mask_token, ids_L)
-        positions_M = torch.arange(length).repeat(2)
-        hidden_MD = self._forward(torch.cat([noisy_L, ids_L]), positions_M, mask_MM)
+        rule = noisy_and_clean(length, recipe.block, causal=recipe.causal, documents_L=apart_L)
+        sight = attention(rule, 2 * length, self.device)
+        hidden_MD = self._forward(torch.cat([noisy_L, ids_L]), positions_L.repeat(2), sight)
         asked_P = masked_L.nonzero().squeeze(1)
-        losses_P = self._cross_entropy(hidden_MD[asked_P], ids_L[asked_P])
+        losses_P = self._cross_entropy(hidden_MD, asked_P, ids_L[asked_P])
         if ceiling < 1.0:
             total, weight = losses_P.sum(), float(len(asked_P))
         else:
             rates_P = torch.from_numpy(rates_N).float().repeat_interleave(recipe.block)[asked_P]
-            total, weight = (losses_P / rates_P).sum(), float(learnt_L.sum())
+            total, weight = (losses_P / rates_P.to(self.device)).sum(), float(learnt_L.sum())
         if recipe.ar_weight:
             ar = self._next_token_loss(hidden_MD[length:], ids_L, documents_L, learnt_L)
-            total = total + recipe.ar_weight * ar.total * (weight / ar.weight)
+            total = total + recipe.ar_weight * ar.total * (weight / max(1.0, ar.weight))
         return Loss(total, weight, 2 * length)
 
-    def _forward(self, ids_M: Tensor, positions_M: Tensor, mask_MM: Tensor) -> Tensor:
-        return self.decoder.forward(self.decoder.embed(ids_M), positions_M, MaskedAttention(mask_MM))
+    def _forward(self, ids_M: Tensor, positions_M: Tensor, sight: Attention) -> Tensor:
+        x_MD = self.decoder.embed(ids_M.to(self.device))
+        return self.decoder.forward(x_MD, positions_M.to(self.device), sight)
 
     def _next_token_loss(
         self, hidden_LD: Tensor, ids_L: Tensor, documents_L: Tensor | None, learnt_L: Tensor
@@ -109,11 +132,12 @@ class DiffusionTask:
         asked_P = learnt_L[1:].nonzero().squeeze(1)
         if documents_L is not None:
             asked_P = asked_P[documents_L[asked_P] == documents_L[asked_P + 1]]
-        total = self._cross_entropy(hidden_LD[asked_P], ids_L[asked_P + 1]).sum()
+        total = self._cross_entropy(hidden_LD, asked_P, ids_L[asked_P + 1]).sum()
         return Loss(total, float(len(asked_P)), len(ids_L))
 
-    def _cross_entropy(self, hidden_PD: Tensor, targets_P: Tensor) -> Tensor:
-        """(P,) losses; logits of a few rows at a time, computed again in the backward pass."""
+    def _cross_entropy(self, hidden_MD: Tensor, asked_P: Tensor, targets_P: Tensor) -> Tensor:
+        """(P,) losses of the rows asked; logits of a few at a time, computed again in the backward pass."""
+        hidden_PD, targets_P = hidden_MD[asked_P.to(self.device)], targets_P.to(self.device)
 
         def chunk(hidden: Tensor, targets: Tensor) -> Tensor:
             return F.cross_entropy(self.decoder.logits(hidden), targets, reduction="none")

@@ -1,15 +1,17 @@
 """A checkpoint as a decoder to train: every weight, or low-rank pairs on a frozen base held in fp32, int8 or 4 bits.
 
-The decoder is the engine's own (`model.decoder`); only how its linears hold their numbers differs, and whether its layers
-are computed again in the backward pass. Knows nothing of losses, data or schedules.
+The decoder is the engine's own (`model.decoder`); what differs is how its linears hold their numbers, whether its layers
+are computed again in the backward pass, and that its layers are modules, by which weights are sharded (`parallel.py`).
+Knows nothing of losses, data or schedules.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar, cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -17,7 +19,10 @@ from model.decoder import FUSED, Config, Decoder, Layer, Linear, fused_bias, fus
 from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
 from training.gated import FrozenLinear, GatedLinear, initial_pairs
+from training.parallel import World
 from training.recipe import Diffusion
+
+T = TypeVar("T")
 
 
 class Nf4Linear:
@@ -40,26 +45,79 @@ class Nf4Linear:
         return y_NO if self.bias is None else y_NO + self.bias
 
 
-class Recomputing(Decoder):
-    """Keeps each layer's input alone for the backward pass, and computes the layer again there."""
+class Trained(nn.Module):
+    """x @ weight.T + bias, all of it trained."""
 
-    def _layer(self, *arguments: Any) -> Tensor:
-        return cast(Tensor, checkpoint(super()._layer, *arguments, use_reentrant=False))
+    bias: nn.Parameter | None
+
+    def __init__(self, weight_OI: nn.Parameter, bias_O: nn.Parameter | None):
+        super().__init__()
+        self.width, self.weight = len(weight_OI), weight_OI
+        self.register_parameter("bias", bias_O)
+
+    def forward(self, x_NI: Tensor) -> Tensor:
+        return F.linear(x_NI, self.weight, self.bias)
+
+
+class Block(nn.Module):
+    """A `model.decoder.Layer` as a module: sharded weights are whole while it is called."""
+
+    def __init__(self, recompute: bool, **fields: Linear | Tensor | None):
+        super().__init__()
+        self.recompute = recompute
+        for name, value in fields.items():
+            setattr(self, name, value)
+
+    def forward(self, compute: Callable[..., Tensor], *arguments: Any) -> Tensor:
+        if self.recompute:  # keep the layer's input alone, and compute the layer again in the backward pass
+            return cast(Tensor, checkpoint(compute, *arguments, use_reentrant=False))
+        return compute(*arguments)
+
+
+class Network(Decoder, nn.Module):
+    """The engine's decoder over blocks, on a device."""
+
+    def __init__(
+        self,
+        c: Config,
+        blocks: Sequence[Block],
+        embedding: Tensor,
+        norm: Tensor,
+        head: Linear,
+        device: torch.device,
+    ):
+        nn.Module.__init__(self)
+        super().__init__(c, cast(Sequence[Layer], nn.ModuleList(blocks)), embedding, norm, head)
+        self._cos, self._sin = self._cos.to(device), self._sin.to(device)
+
+    def gathered(self, compute: Callable[..., T], *arguments: Any) -> T:
+        """What `compute` gives: while it runs, and in its backward pass, sharded weights outside of blocks are whole."""
+        return compute(*arguments)
+
+    def _layer(self, index: int, *arguments: Any) -> Tensor:
+        return cast(Block, self.layers[index])(super()._layer, index, *arguments)
 
 
 def network(
-    recipe: Diffusion, c: Config, tensor: Callable[[str], Tensor]
-) -> tuple[dict[str, nn.Parameter], Decoder]:
-    """What is trained, by name, and the decoder that computes with it. `tensor` reads the base's weights."""
+    recipe: Diffusion, c: Config, read: Callable[[str], Tensor], world: World | None = None
+) -> tuple[dict[str, nn.Parameter], Network]:
+    """What is trained, by name, and the decoder that computes with it. `read` gives the base's weights."""
+    world = world or World()
+    # What is sharded is cut on the processor: whole, it may not fit the device.
+    device = torch.device("cpu") if world.mesh is not None else world.device
     pairs = initial_pairs(c, recipe.rank, torch.Generator().manual_seed(recipe.seed)) if recipe.rank else {}
-    parameters: dict[str, nn.Parameter] = dict(pairs)
+    pairs = {name: nn.Parameter(pair.detach().to(device)) for name, pair in pairs.items()}
     frozen: dict[str, Callable[..., Linear]] = {"fp32": Fp32Linear, "int8": FrozenLinear, "nf4": Nf4Linear}
+    trained: list[str] = []
+
+    def tensor(name: str) -> Tensor:
+        return read(name).to(device)
 
     def weight(name: str, value: Tensor) -> Tensor:
         if recipe.rank:
             return value
-        parameters[name] = nn.Parameter(value)
-        return parameters[name]
+        trained.append(name)
+        return nn.Parameter(value)
 
     def linear(layer: int, fused: str) -> Linear:
         prefix, names = f"layers.{layer}.", FUSED[fused]
@@ -67,17 +125,17 @@ def network(
         bias = fused_bias(tensor, c, layer, fused)
         if bias is not None:
             bias = weight(f"{prefix}{fused}.bias", bias)
-        if not recipe.rank:
-            return Fp32Linear(held, bias)
+        if isinstance(held, nn.Parameter):
+            return Trained(held, cast(nn.Parameter | None, bias))
         low_rank = [(pairs[f"{prefix}{n}.lora_A"], pairs[f"{prefix}{n}.lora_B"]) for n in names]
         return GatedLinear(frozen[recipe.form](held, bias), low_rank, recipe.scale)
 
     def norm(name: str) -> Tensor:
         return weight(name, tensor(name))
 
-    embedding = weight("embed.weight", tensor("embed.weight"))
-    layers = [
-        Layer(
+    def block(n: int) -> Block:
+        made = Block(
+            recipe.recompute,
             attn_norm=norm(f"layers.{n}.attn_norm.weight"),
             qkv=linear(n, "qkv"),
             o=linear(n, "o"),
@@ -87,8 +145,19 @@ def network(
             q_norm=norm(f"layers.{n}.q_norm.weight") if c.qk_norm else None,
             k_norm=norm(f"layers.{n}.k_norm.weight") if c.qk_norm else None,
         )
-        for n in range(c.layers)
-    ]
+        world.shard(made)
+        return made
+
+    embedding = weight("embed.weight", tensor("embed.weight"))
+    blocks = [block(n) for n in range(c.layers)]
     head = embedding if c.tied else weight("head.weight", tensor("head.weight"))
-    kind = Recomputing if recipe.recompute else Decoder
-    return parameters, kind(c, layers, embedding, norm("norm.weight"), Fp32Linear(head))
+    to_logits = Trained(head, None) if isinstance(head, nn.Parameter) else Fp32Linear(head)
+    net = Network(c, blocks, embedding, norm("norm.weight"), to_logits, world.device)
+    world.shard(net, "gathered")
+    return pairs or {name: net.get_parameter(_attribute(name)) for name in trained}, net
+
+
+def _attribute(name: str) -> str:
+    """Where a network holds a trained weight: those of linears lie in modules of their own, others beside them."""
+    place = name.removesuffix(".weight")
+    return place.replace("embed", "embedding") if place.endswith(("norm", "embed")) else name

@@ -1,7 +1,8 @@
-"""Several processes on one run: each computes its share of a step's sequences, gradients are added up.
+"""Where a run computes: this process alone or one of several, on the processor or on GPUs, with weights whole or sharded.
 
-Started by `accelerate launch` or `torchrun`, which say in the environment how many there are; accelerate joins them
-over gloo. A step's sequences are the same however many processes share them, so a run may go on
+Several processes are started by `accelerate launch` or `torchrun`, which say in the environment how many there are;
+accelerate joins them, over gloo on processors and NCCL on GPUs. Each computes its share of a step's sequences, and the
+gradients are added up. A step's sequences are the same however many processes share them, so a run may go on
 with another number of them than it began with. Knows nothing of what is learnt.
 """
 
@@ -10,17 +11,39 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+
+from model.schema import DiffcoderError
+
+if TYPE_CHECKING:
+    from torch.distributed import DeviceMesh
+
+PROCESSOR = torch.device("cpu")
+
+# What `accelerate launch` says of FSDP, as far as it is not free: the rest of its settings is for other models' classes.
+_FSDP = {
+    "FSDP_VERSION": "2",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+    "FSDP_OFFLOAD_PARAMS": "false",
+    "FSDP_ACTIVATION_CHECKPOINTING": "false",
+}
 
 
 @dataclass(frozen=True)
 class World:
-    """This process's place among `size` of them."""
+    """This process's place among `size` of them, and the device that it computes on.
+
+    `mesh` is there where weights are sharded (FSDP2): each process then holds a part of every weight, of its gradient
+    and of the optimiser's state, and has a layer's weights whole only while it computes with them.
+    """
 
     rank: int = 0
     size: int = 1
+    device: torch.device = PROCESSOR
+    mesh: DeviceMesh | None = None
 
     @property
     def leads(self) -> bool:
@@ -28,8 +51,8 @@ class World:
         return self.rank == 0
 
     def add_up(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Make every process's gradients the sum over all of them."""
-        if self.size == 1:
+        """Make every process's gradients the sum over all of them; those of sharded weights are sums already."""
+        if self.size == 1 or self.mesh is not None:
             return
         for parameter in parameters:
             if parameter.grad is None:  # no sequence of this process asked for it
@@ -40,7 +63,7 @@ class World:
         """Sums over all processes."""
         if self.size == 1:
             return list(values)
-        sums = torch.tensor(values, dtype=torch.float64)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.device)
         torch.distributed.all_reduce(sums)
         return sums.tolist()
 
@@ -48,12 +71,75 @@ class World:
         """Whether one of the processes says so; all must ask."""
         return self.total([float(flag)])[0] > 0
 
+    def shard(self, module: nn.Module, method: str = "forward") -> None:
+        """Where this run shards: cut the module's weights over the processes, and put the parts on the device.
 
-def join() -> World:
-    """The world that the launcher made, or this process alone."""
+        They come together while the module's `method` runs, and in its backward pass.
+        """
+        if self.mesh is None:
+            return
+        from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
+
+        # Resharded after every forward, the outermost module too: after one without a backward pass (held-out numbers)
+        # it would compute on with the weights of that time.
+        sharded = fully_shard(module, mesh=self.mesh, reshard_after_forward=True)
+        sharded.set_gradient_divide_factor(
+            1.0
+        )  # sums, not means: each loss is divided by all sequences of a step
+        sharded.set_force_sum_reduction_for_comms(True)
+        if method != "forward":
+            register_fsdp_forward_method(module, method)
+
+    def whole(self, tensor: Tensor) -> Tensor:
+        """A tensor of which each process may hold a part, whole and on the processor; all must ask."""
+        if self.mesh is not None:
+            from torch.distributed.tensor import DTensor
+
+            if isinstance(tensor, DTensor):
+                tensor = tensor.full_tensor()
+        return tensor.detach().cpu()
+
+    def local(self, tensor: Tensor) -> Tensor:
+        """This process's part, sharing its memory."""
+        if self.mesh is None:
+            return tensor
+        from torch.distributed.tensor import DTensor
+
+        return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+    def placed(self, whole: Tensor, like: Tensor) -> Tensor:
+        """A whole tensor that every process has, held as `like` is."""
+        if self.mesh is None:
+            return whole.to(like.device)
+        from torch.distributed.tensor import DTensor, distribute_tensor
+
+        assert isinstance(like, DTensor)
+        return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements, src_data_rank=None)
+
+
+def join(processor: bool = False) -> World:
+    """The world that the launcher made, or this process alone; on a GPU where there is one, unless `processor` says that
+    what is computed is made for the processor."""
+    processor = (
+        processor
+        or not torch.cuda.is_available()
+        or os.environ.get("ACCELERATE_USE_CPU", "").lower() == "true"
+    )
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return World()
+        return World(device=torch.device("cpu" if processor else "cuda"))
     from accelerate import PartialState
 
-    state = PartialState(cpu=True)  # all of training computes there
-    return World(state.process_index, state.num_processes)
+    sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
+    if sharded:
+        for name, value in _FSDP.items():
+            if os.environ.get(name, value).lower() != value:
+                raise DiffcoderError(
+                    "bad_launch",
+                    f"{name.lower()} is {os.environ[name]} and must be {value} here: start from docs/training.md's"
+                    " configuration file.",
+                )
+    state = PartialState(cpu=processor)
+    mesh = None
+    if sharded:
+        mesh = torch.distributed.init_device_mesh(state.device.type, (state.num_processes,))
+    return World(state.process_index, state.num_processes, state.device, mesh)

@@ -12,10 +12,10 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -35,8 +35,7 @@ CHECKPOINT_MINUTES = 5.0
 EVALUATION_MINUTES = 7.0
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """The weighted sum of one sequence's losses, the sum of its weights, and the rows that it cost."""
 
     total: Tensor
@@ -89,6 +88,12 @@ class Trainer:
     ):
         self.recipe, self.task, self.run, self.parameters = recipe, task, run, task.parameters
         self.world, self.report, self.log_steps = world or World(), report, log_steps
+        if self.world.mesh is not None and recipe.sequences % self.world.size:
+            raise DiffcoderError(
+                "bad_launch",
+                f"{self.world.size} processes cannot share {recipe.sequences} sequences a step evenly, as sharded"
+                " weights need: change sequences, or num_processes.",
+            )
         run.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(run / "lock")
         try:
@@ -114,7 +119,8 @@ class Trainer:
             write_atomically(run / "recipe.json", msgspec.json.encode(recipe))
 
     def train(self, minutes: float) -> None:
-        """Train until the recipe's last step, `minutes` of processor time per thread, or SIGINT / SIGTERM.
+        """Train until the recipe's last step, `minutes` of processor time per thread (on a GPU: by the clock), or
+        SIGINT / SIGTERM.
 
         A signal ends the run after the step in work, with a checkpoint.
         """
@@ -129,13 +135,15 @@ class Trainer:
             self.lock.release()
 
     def _steps(self, minutes: float) -> None:
-        threads = torch.get_num_threads()
-        begun, before = time.process_time(), self.cpu_s
+        # What a GPU does takes no processor time.
+        on_gpu = self.world.device.type != "cpu"
+        clock, threads = (time.monotonic, 1) if on_gpu else (time.process_time, torch.get_num_threads())
+        begun, before = clock(), self.cpu_s
         saved = evaluated = 0.0
         tally = Tally(time.monotonic())
         while self.step < self.recipe.steps and not self.world.any(self.stopping):
             self._step(tally)
-            spent = (time.process_time() - begun) / threads
+            spent = (clock() - begun) / threads
             if self.world.size > 1:  # what is decided by time, all must decide alike
                 spent = self.world.total([spent if self.world.leads else 0.0])[0]
             self.cpu_s = before + spent
@@ -147,7 +155,7 @@ class Trainer:
                 saved = spent
             if spent - evaluated > EVALUATION_MINUTES * 60:
                 self.evaluate()
-                evaluated = (time.process_time() - begun) / threads
+                evaluated = (clock() - begun) / threads
             if spent > minutes * 60:
                 break
         self.save()
@@ -165,14 +173,15 @@ class Trainer:
         for index in range(self.world.rank, recipe.sequences, self.world.size):
             rng = np.random.default_rng([recipe.seed, self.step, index])
             loss = self.task.loss(rng, self.step, self.step * recipe.sequences + index)
-            if loss.weight:
-                (loss.total / (loss.weight * recipe.sequences)).backward()
+            # Also where nothing was asked for: sharded weights take a backward pass of all processes.
+            (loss.total / ((loss.weight or 1.0) * recipe.sequences)).backward()
             tally.loss += float(loss.total.detach())
             tally.weight += loss.weight
             tally.rows += loss.rows
         self.rows += int(self.world.total([tally.rows - rows])[0])
         self.world.add_up(self.parameters.values())
-        self.norm = float(torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip))
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip)
+        self.norm = float(self.world.whole(norm))
         if not math.isfinite(self.norm):
             raise DiffcoderError(
                 "not_finite",
@@ -183,9 +192,9 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         # Early on an average over the whole past would be mostly the start.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
-        with torch.no_grad():
-            live = [self.parameters[name].data for name in self.average]
-            torch._foreach_lerp_(list(self.average.values()), live, 1 - keep)
+        averages = [self.world.local(value) for value in self.average.values()]
+        live = [self.world.local(self.parameters[name].data) for name in self.average]
+        torch._foreach_lerp_(averages, live, 1 - keep)
         self.step += 1
         tally.steps += 1
 
@@ -213,29 +222,38 @@ class Trainer:
 
     def evaluate(self) -> None:
         """Measure the averaged weights, log the numbers, and export the weights."""
-        live = {name: value.data for name, value in self.parameters.items()}
-        for name, value in self.parameters.items():
-            value.data = self.average[name]
+        self._exchange()
         numbers = self.task.measure()
-        for name, value in self.parameters.items():
-            value.data = live[name]
+        self._exchange()
         self._write({"evaluation": self.step, "rows": self.rows} | numbers)
         facts: dict[str, object] = {"step": self.step, "rows": self.rows, "held_out": numbers}
+        averages = self._whole(self.average)
         if self.world.leads:
-            self.task.export(self.run, self.average, facts)
+            self.task.export(self.run, averages, facts)
+
+    def _exchange(self) -> None:
+        """Exchange the weights and their averages, in place: sharded weights cannot be put elsewhere."""
+        for name, value in self.parameters.items():
+            live, average = self.world.local(value.data), self.world.local(self.average[name])
+            held = live.clone()
+            live.copy_(average)
+            average.copy_(held)
+
+    def _whole(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The tensors as files hold them, in the process that leads; all take part."""
+        whole = ((name, self.world.whole(value)) for name, value in tensors.items())
+        return {name: value for name, value in whole if self.world.leads}
 
     def save(self) -> None:
         """Write the checkpoint; the previous one stays until the new one is whole."""
-        if not self.world.leads:
-            return
         tensors: dict[str, Tensor] = {}
         for name, value in self.parameters.items():
-            tensors["weight." + name] = value.data
-            tensors["average." + name] = self.average[name]
-            for key, moment in self.optimizer.state.get(value, {}).items():
-                tensors[f"{key}.{name}"] = moment
-        facts = {"step": str(self.step), "rows": str(self.rows), "cpu_s": repr(self.cpu_s)}
-        write_atomically(self.run / "checkpoint.safetensors", save(tensors, facts))
+            held = {"weight": value.data, "average": self.average[name]} | self.optimizer.state.get(value, {})
+            tensors |= {f"{key}.{name}": tensor for key, tensor in held.items()}
+        tensors = self._whole(tensors)
+        if self.world.leads:
+            facts = {"step": str(self.step), "rows": str(self.rows), "cpu_s": repr(self.cpu_s)}
+            write_atomically(self.run / "checkpoint.safetensors", save(tensors, facts))
 
     def _restore(self) -> None:
         path = self.run / "checkpoint.safetensors"
@@ -253,10 +271,16 @@ class Trainer:
                     f"The checkpoint in {self.run} is of another recipe or base: name another folder.",
                 )
             for name, value in self.parameters.items():
-                value.data.copy_(file.get_tensor("weight." + name))
-                self.average[name].copy_(file.get_tensor("average." + name))
+
+                def read(key: str, like: Tensor = value.data, name: str = name) -> Tensor:
+                    return self.world.placed(file.get_tensor(f"{key}.{name}"), like)
+
+                value.data.copy_(read("weight"))
+                self.average[name].copy_(read("average"))
                 if f"exp_avg.{name}" in held:
                     self.optimizer.state[value] = {
-                        key: file.get_tensor(f"{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")
+                        "step": file.get_tensor(f"step.{name}").to(self.world.device),
+                        "exp_avg": read("exp_avg"),
+                        "exp_avg_sq": read("exp_avg_sq"),
                     }
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])

@@ -18,6 +18,7 @@ from training.examples import Examples, store
 from training.layouts import Sequence
 from training.network import network
 from training.noise import clipped_rates, mask_blocks
+from training.parallel import World
 from training.recipe import Diffusion
 from training.team import merged
 from training.trainer import Trainer
@@ -71,7 +72,7 @@ def per_block(task, pack, masked_NB, rates_N):
                     seen[i, j] = same and j <= i
                 else:
                     seen[i, j] = same and j // block <= i // block
-        hidden = task._forward(rows, torch.arange(end), seen)[start:]
+        hidden = task._forward(rows, torch.arange(end), MaskedAttention(seen))[start:]
         losses = F.cross_entropy(
             task.decoder.logits(hidden[masked]), ids[start:end][masked], reduction="none"
         )
@@ -119,7 +120,8 @@ def test_ar_twin_loss_is_that_of_the_next_token_within_a_document(tiny_base, cor
     expected, count = 0.0, 0
     for number in documents.unique():
         rows = (documents == number).nonzero().squeeze(1)
-        hidden = task._forward(ids[rows], rows, torch.ones(len(rows), len(rows), dtype=torch.bool).tril())
+        earlier = torch.ones(len(rows), len(rows), dtype=torch.bool).tril()
+        hidden = task._forward(ids[rows], rows, MaskedAttention(earlier))
         expected += F.cross_entropy(task.decoder.logits(hidden[:-1]), ids[rows[1:]], reduction="sum").item()
         count += len(rows) - 1
     assert loss.weight == count
@@ -161,6 +163,29 @@ def test_layers_computed_again_give_the_same_loss_and_gradients(tiny_base, corpu
     assert loss == same
     for name, gradient in one.items():
         assert torch.equal(gradient, two[name]), name
+
+
+@pytest.mark.parametrize("changes", [{}, {"objective": "ar"}, {"rank": 4, "causal": True, "ar_weight": 1.0}])
+def test_everything_that_a_step_computes_lies_on_the_device(tiny_base, corpus, changes):
+    """On torch's device without memory: an operation over two devices is an error there as on a GPU."""
+    recipe = msgspec.structs.replace(RECIPE, recompute=True, **changes)
+    task = DiffusionTask(recipe, tiny_base, corpus, world=World(device=torch.device("meta")))
+    loss = task._pack_loss(task.train_packs[3], np.random.default_rng(5), 1.0)
+    (loss.total / loss.weight).backward()
+    assert {value.device.type for value in task.parameters.values()} == {"meta"}
+    assert all(value.grad is not None and value.grad.is_meta for value in task.parameters.values())
+
+
+def test_bf16_changes_products_and_neither_weights_nor_gradients(tiny_base, corpus):
+    exact, slopes = gradients(DiffusionTask(RECIPE, tiny_base, corpus))
+    rounded = DiffusionTask(msgspec.structs.replace(RECIPE, precision="bf16"), tiny_base, corpus)
+    loss, found = gradients(rounded)
+    assert loss == pytest.approx(exact, rel=0.02)
+    assert loss != pytest.approx(exact, rel=1e-5)
+    for name, slope in slopes.items():
+        assert rounded.parameters[name].dtype == found[name].dtype == torch.float32
+        likeness = F.cosine_similarity(slope.flatten(), found[name].flatten(), dim=0)
+        assert likeness > 0.98, name
 
 
 @pytest.mark.parametrize("form", ["fp32", "int8", "nf4"])
