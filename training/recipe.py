@@ -136,7 +136,7 @@ class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
     scale: float = 2.0
     """Factor on the low-rank product."""
     form: Literal["fp32", "int8", "nf4"] = "fp32"
-    """How a frozen base holds its linears; "nf4" takes bitsandbytes, 4.5 bits a weight."""
+    """How a frozen base holds its linears; "nf4" takes bitsandbytes, 4.13 bits a weight."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     """What products are computed in, while weights and their sums stay fp32; "auto": bf16 on a GPU, fp32 elsewhere."""
     recompute: bool = False
