@@ -186,16 +186,16 @@ def write(options: argparse.Namespace) -> None:
         store_examples(options.folder, sequences)
 
 
-def held_out_set(corpus: corpora.Corpus, written: Path | None) -> HeldOut:
-    """The same sequences for every run over this corpus."""
+def held_out_set(corpus: corpora.Corpus, written: Path | None, marks: layouts.Marks | None) -> HeldOut:
+    """The same sequences for every run over this corpus; every other one in the infill layout, if the base has marks."""
     rng = np.random.default_rng(123)
     documents = rng.permutation(corpus.indices(held_out=True, least=256))[:12]
     text = []
     for index, document in enumerate(documents):
         ids = corpus.document(int(document))
         text.append(
-            layouts.infill(rng, ids, 256, layouts.QWEN, ends=0)
-            if index % 2
+            layouts.infill(rng, ids, 256, marks, ends=0)
+            if index % 2 and marks is not None
             else layouts.left_to_right(rng, ids, 256)
         )
     continued = list(Examples(written, "diffcoder train write")) if written else []
@@ -210,6 +210,11 @@ def decontaminate(options: argparse.Namespace) -> None:
 def _decoder(base: Path) -> Callable[[list[int]], str]:
     tokenizer = load_tokenizer(open_checkpoint(base))
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _marks(base: Path) -> layouts.Marks | None:
+    ids = load_tokenizer(open_checkpoint(base)).get_added_tokens_decoder().items()
+    return layouts.marks_of({token.content: id for id, token in ids})
 
 
 def mine_commits(options: argparse.Namespace) -> None:
@@ -256,12 +261,10 @@ def train(options: argparse.Namespace) -> None:
     examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None
-        held_out = held_out_set(corpus, options.held_out)
+        held_out = held_out_set(corpus, options.held_out, _marks(options.base))
         task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start)
     elif isinstance(recipe, Team):
-        ids = load_tokenizer(open_checkpoint(options.base)).get_added_tokens_decoder().items()
-        marks = layouts.marks_of({token.content: id for id, token in ids})
-        task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
+        task = TeamTask(recipe, options.base, corpus, _marks(options.base), edits=examples)
     else:
         task = DiffusionTask(recipe, options.base, corpus, examples, world)
     Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
@@ -285,7 +288,8 @@ def evaluate(options: argparse.Namespace) -> None:
         chain=chain,
     )
     load_adapter(model, options.adapter)
-    print(json.dumps(measure(model, held_out_set(corpus, options.held_out), int(facts.get("shift", 0)))))
+    held_out = held_out_set(corpus, options.held_out, _marks(options.base))
+    print(json.dumps(measure(model, held_out, int(facts.get("shift", 0)))))
 
 
 if __name__ == "__main__":
