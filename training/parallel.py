@@ -44,6 +44,13 @@ class World:
     size: int = 1
     device: torch.device = PROCESSOR
     mesh: DeviceMesh | None = None
+    zero: int = 0
+    """DeepSpeed's stage where it moves the weights: 1 shares the moments out, 2 the gradients too."""
+
+    @property
+    def shares(self) -> bool:
+        """Whether each process holds a part of what others need, so that all must take the same way through a step."""
+        return self.mesh is not None or self.zero > 0
 
     @property
     def leads(self) -> bool:
@@ -138,8 +145,15 @@ def join(processor: bool = False) -> World:
                     f"{name.lower()} is {os.environ[name]} and must be {value} here: start from docs/training.md's"
                     " configuration file.",
                 )
+    zero = 0
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        zero = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0"))
+        if zero not in (1, 2):
+            raise DiffcoderError(
+                "bad_launch", f"ZeRO's stage {zero} is not built: use 1 or 2, or training/fsdp2.yaml."
+            )
     state = PartialState(cpu=processor)
     mesh = None
     if sharded:
         mesh = torch.distributed.init_device_mesh(state.device.type, (state.num_processes,))
-    return World(state.process_index, state.num_processes, state.device, mesh)
+    return World(state.process_index, state.num_processes, state.device, mesh, zero)

@@ -27,6 +27,7 @@ from torch import Tensor, nn
 
 from model.schema import DiffcoderError
 from training.files import write_atomically
+from training.optimiser import Optimiser, Zero
 from training.parallel import World
 from training.recipe import Recipe
 
@@ -88,11 +89,11 @@ class Trainer:
     ):
         self.recipe, self.task, self.run, self.parameters = recipe, task, run, task.parameters
         self.world, self.report, self.log_steps = world or World(), report, log_steps
-        if self.world.mesh is not None and recipe.sequences % self.world.size:
+        if self.world.shares and recipe.sequences % self.world.size:
             raise DiffcoderError(
                 "bad_launch",
-                f"{self.world.size} processes cannot share {recipe.sequences} sequences a step evenly, as sharded"
-                " weights need: change sequences, or num_processes.",
+                f"{self.world.size} processes cannot share {recipe.sequences} sequences a step evenly, as FSDP"
+                " and DeepSpeed need: change sequences, or num_processes.",
             )
         run.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(run / "lock")
@@ -103,9 +104,7 @@ class Trainer:
             raise DiffcoderError(
                 "run_busy", f"Another process trains in {run}: wait for it or stop it."
             ) from error
-        self.optimizer = torch.optim.AdamW(
-            list(self.parameters.values()), lr=recipe.lr, betas=recipe.betas, weight_decay=0.0, fused=True
-        )
+        self.optimiser = (Zero if self.world.zero else Optimiser)(recipe, self.parameters, self.world)
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.step, self.rows, self.cpu_s, self.norm = 0, 0, 0.0, 0.0
         self.stopping = False
@@ -167,29 +166,25 @@ class Trainer:
 
     def _step(self, tally: Tally) -> None:
         recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.rate(self.step)
         rows = tally.rows
-        for index in range(self.world.rank, recipe.sequences, self.world.size):
+        mine = range(self.world.rank, recipe.sequences, self.world.size)
+        for index in mine:
             rng = np.random.default_rng([recipe.seed, self.step, index])
             loss = self.task.loss(rng, self.step, self.step * recipe.sequences + index)
             # Also where nothing was asked for: sharded weights take a backward pass of all processes.
-            (loss.total / ((loss.weight or 1.0) * recipe.sequences)).backward()
+            mean = loss.total / ((loss.weight or 1.0) * recipe.sequences)
+            self.optimiser.backward(mean, last=index == mine[-1])
             tally.loss += float(loss.total.detach())
             tally.weight += loss.weight
             tally.rows += loss.rows
         self.rows += int(self.world.total([tally.rows - rows])[0])
-        self.world.add_up(self.parameters.values())
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), recipe.clip)
-        self.norm = float(self.world.whole(norm))
+        self.norm = self.optimiser.step(recipe.rate(self.step))
         if not math.isfinite(self.norm):
             raise DiffcoderError(
                 "not_finite",
                 f"The gradient stopped being a number at step {self.step}: lower lr and resume; the last good"
                 f" checkpoint is kept in {self.run}.",
             )
-        self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
         # Early on an average over the whole past would be mostly the start.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
         averages = [self.world.local(value) for value in self.average.values()]
@@ -246,10 +241,9 @@ class Trainer:
 
     def save(self) -> None:
         """Write the checkpoint; the previous one stays until the new one is whole."""
-        tensors: dict[str, Tensor] = {}
+        tensors = self.optimiser.state()
         for name, value in self.parameters.items():
-            held = {"weight": value.data, "average": self.average[name]} | self.optimizer.state.get(value, {})
-            tensors |= {f"{key}.{name}": tensor for key, tensor in held.items()}
+            tensors |= {f"weight.{name}": value.data, f"average.{name}": self.average[name]}
         tensors = self._whole(tensors)
         if self.world.leads:
             facts = {"step": str(self.step), "rows": str(self.rows), "cpu_s": repr(self.cpu_s)}
@@ -271,16 +265,7 @@ class Trainer:
                     f"The checkpoint in {self.run} is of another recipe or base: name another folder.",
                 )
             for name, value in self.parameters.items():
-
-                def read(key: str, like: Tensor = value.data, name: str = name) -> Tensor:
-                    return self.world.placed(file.get_tensor(f"{key}.{name}"), like)
-
-                value.data.copy_(read("weight"))
-                self.average[name].copy_(read("average"))
-                if f"exp_avg.{name}" in held:
-                    self.optimizer.state[value] = {
-                        "step": file.get_tensor(f"step.{name}").to(self.world.device),
-                        "exp_avg": read("exp_avg"),
-                        "exp_avg_sq": read("exp_avg_sq"),
-                    }
+                for kind, tensor in (("weight", value.data), ("average", self.average[name])):
+                    tensor.copy_(self.world.placed(file.get_tensor(f"{kind}.{name}"), tensor))
+            self.optimiser.restore(held, file.get_tensor)
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
