@@ -30,6 +30,10 @@ _FSDP = {
     "FSDP_OFFLOAD_PARAMS": "false",
     "FSDP_ACTIVATION_CHECKPOINTING": "false",
 }
+_DEEPSPEED = {  # the same of DeepSpeed
+    "ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE": "none",
+    "ACCELERATE_DEEPSPEED_OFFLOAD_PARAM_DEVICE": "none",
+}
 
 
 @dataclass(frozen=True)
@@ -138,15 +142,10 @@ def join(processor: bool = False) -> World:
 
     sharded = os.environ.get("ACCELERATE_USE_FSDP", "").lower() == "true"
     if sharded:
-        for name, value in _FSDP.items():
-            if os.environ.get(name, value).lower() != value:
-                raise DiffcoderError(
-                    "bad_launch",
-                    f"{name.lower()} is {os.environ[name]} and must be {value} here: start from docs/training.md's"
-                    " configuration file.",
-                )
+        _require(_FSDP)
     zero = 0
     if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
+        _require(_DEEPSPEED)
         zero = int(os.environ.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "0"))
         if zero not in (1, 2):
             raise DiffcoderError(
@@ -157,3 +156,13 @@ def join(processor: bool = False) -> World:
     if sharded:
         mesh = torch.distributed.init_device_mesh(state.device.type, (state.num_processes,))
     return World(state.process_index, state.num_processes, state.device, mesh, zero)
+
+
+def _require(settings: dict[str, str]) -> None:
+    for name, value in settings.items():
+        if os.environ.get(name, value).lower() != value:
+            raise DiffcoderError(
+                "bad_launch",
+                f"{name.lower()} is {os.environ[name]} and must be {value} here: start from a configuration file of"
+                " docs/training.md.",
+            )

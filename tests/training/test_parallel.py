@@ -181,3 +181,6 @@ def test_what_cannot_be_sharded_says_so(given: list[Path], monkeypatch: pytest.M
     monkeypatch.setenv("ACCELERATE_DEEPSPEED_ZERO_STAGE", "3")
     with pytest.raises(DiffcoderError, match="stage 3 is not built"):
         join()
+    monkeypatch.setenv("ACCELERATE_DEEPSPEED_OFFLOAD_OPTIMIZER_DEVICE", "cpu")
+    with pytest.raises(DiffcoderError, match="offload_optimizer_device is cpu and must be none"):
+        join()
