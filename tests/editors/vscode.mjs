@@ -1,7 +1,7 @@
 // Drives VS Code in a browser: keys in, what stands on the screen out. Each step prints a JSON line {step, found}: what
 // the editor showed and what the file on the disk held. What that has to be, test_vscode.py says.
 //
-//     node vscode.mjs '{"modules", "chromium", "address", "folder", "shots", "diffcoder", "home", "slow"}' [STEP...]
+//     node vscode.mjs '{"modules", "chromium", "address", "folder", "shots", "diffcoder", "home", "settings"}' [STEP...]
 import { execFileSync } from 'node:child_process';
 import fs from 'node:fs';
 import { createRequire } from 'node:module';
@@ -42,8 +42,9 @@ export class Window {
     await this.page.keyboard.press('F1');
     await this.page.waitForSelector('.quick-input-widget:visible input');
     await this.page.locator('.quick-input-widget input').first().fill(`>${title}`);
-    await this.page.locator('.quick-input-list .monaco-list-row', { hasText: title }).first().waitFor({ timeout: 15000 });
-    await this.page.keyboard.press('Enter');
+    // The very one: others have names that begin the same.
+    const name = this.page.locator('.label-name', { hasText: new RegExp(`^${title}…?$`) });
+    await this.page.locator('.quick-input-list .monaco-list-row', { has: name }).first().click({ timeout: 15000 });
   }
 
   /** Ready to work: the server runs. On a very busy machine VS Code gives its extension host up, silently, when it takes
@@ -64,6 +65,7 @@ export class Window {
     await this.page.locator('.explorer-folders-view .monaco-list-row', { hasText: file }).dblclick();
     await this.page.locator('.tab.active', { hasText: file }).waitFor({ timeout: SLOW });
     await this.page.locator('.editor-group-container.active .view-lines .view-line').first().waitFor();
+    await this.page.locator('.editor-group-container.active .monaco-editor.focused').first().waitFor();
   }
 
   async select(first, last) {
@@ -162,6 +164,35 @@ export class Window {
     }
   }
 
+  /** What the entry in the status bar says to those who cannot see it, once it holds `words`. */
+  async entry(words) {
+    const entry = this.page.locator(`.statusbar-item[id="diffcoder.diffcoder.diffcoder"][aria-label*="${words}"]`);
+    await entry.waitFor({ timeout: SLOW });
+    return entry.getAttribute('aria-label');
+  }
+
+  /** A bar with a button, to its end: all that it said. */
+  async bar(title) {
+    const bar = this.page.locator('.notification-toast', { hasText: title });
+    await bar.waitFor({ timeout: SLOW });
+    const cancel = await bar.locator('.monaco-button', { hasText: 'Cancel' }).count();
+    const seen = new Set();
+    while (await bar.count()) {
+      seen.add((await bar.innerText({ timeout: 1000 }).catch(() => '')).replace(/\s+/g, ' '));
+      await this.page.waitForTimeout(50);
+    }
+    return { cancel, seen: [...seen] };
+  }
+
+  /** The settings that are shown, once `name` is among them. */
+  async settingShown(name) {
+    const found = this.page.locator('.settings-editor .setting-item-label', { hasText: name }).first();
+    await found.waitFor({ timeout: SLOW });
+    await this.keys('Escape');
+    await this.page.locator('.settings-editor').waitFor({ state: 'detached' });
+    return true;
+  }
+
   /** Click a lens until another is gone. A window that was loaded anew first shows lenses from its own memory, dead ones. */
   async click(title, other) {
     for (let tries = 0; tries < 10 && (await this.lens(other).count()); tries += 1) {
@@ -232,17 +263,25 @@ function onDisk(file) {
   return fs.readFileSync(path.join(options.folder, file), 'utf8');
 }
 
-function engines() {
-  const said = execFileSync(options.diffcoder, ['engine', 'status', '--json'], {
-    env: { ...process.env, DIFFCODER_HOME: options.home },
-  });
-  return JSON.parse(said);
+function diffcoder(...command) {
+  return execFileSync(options.diffcoder, command, { env: { ...process.env, DIFFCODER_HOME: options.home } });
 }
 
+function engines() {
+  return JSON.parse(diffcoder('engine', 'status', '--json'));
+}
+
+/** Change a setting of the workspace; without a value, there are none any more. */
 function setSetting(name, value) {
-  const folder = path.join(options.folder, '.vscode');
-  fs.mkdirSync(folder, { recursive: true });
-  fs.writeFileSync(path.join(folder, 'settings.json'), JSON.stringify({ [name]: value }));
+  const file = path.join(options.folder, '.vscode', 'settings.json');
+  fs.mkdirSync(path.dirname(file), { recursive: true });
+  fs.writeFileSync(file, JSON.stringify(value === undefined ? {} : { [name]: value }));
+}
+
+/** Change a setting of the user, or of the machine. */
+export function setUserSetting(name, value, file = options.settings) {
+  const all = JSON.parse(fs.readFileSync(file, 'utf8'));
+  fs.writeFileSync(file, JSON.stringify({ ...all, [name]: value }));
 }
 
 const STEPS = {
@@ -259,6 +298,38 @@ const STEPS = {
     await w.keys('Tab');
     await w.textWhere((text) => text !== word);
     return { shown, typed, word, all: await w.saved('ghost.py') };
+  },
+
+  async line(w) {
+    await w.openFile('lines.py');
+    await w.keys('Control+End');
+    await w.type('def median(numbers):\n');
+    const shown = await w.waitForGhost();
+    const typed = await w.text();
+    await w.keys('Control+Alt+ArrowRight');
+    const line = await w.textWhere((text) => text !== typed);
+    await w.keys('Escape');
+    return { shown, typed, line };
+  },
+
+  async alternatives(w) {
+    setUserSetting('diffcoder.inline.alternatives', 3);
+    await w.openFile('names.py');
+    await w.keys('Control+End');
+    await w.keys('Escape');
+    await w.keys('Alt+\\');
+    const seen = new Set([await w.waitForGhost()]);
+    for (const key of ['Alt+]', 'Alt+]', 'Alt+[']) {
+      await w.keys(key);
+      await w.page.waitForTimeout(3000);
+      seen.add(await w.ghost());
+    }
+    const shown = await w.ghost();
+    const typed = await w.text();
+    await w.keys('Tab');
+    await w.textWhere((text) => text !== typed);
+    setUserSetting('diffcoder.inline.alternatives', 1);
+    return { seen: [...seen], shown, text: await w.saved('names.py') };
   },
 
   async edit(w) {
@@ -291,6 +362,138 @@ const STEPS = {
     const filled = await w.text();
     await w.keys('Control+z');
     return { drafts, lenses, filled, undone: await w.saved('gaps.py') };
+  },
+
+  /** Asked again from the history; another answer; the text before beside it; one undo. */
+  async again(w) {
+    await w.openFile('prices.py');
+    await w.select(1, 5);
+    await w.keys('Control+i');
+    const rows = w.page.locator('.quick-input-list .monaco-list-row');
+    await rows.first().waitFor();
+    const history = await rows.allInnerTexts();
+    await w.keys('Enter');
+    await w.reviewed();
+    const first = await w.text();
+    await w.lens('Try Again').first().click();
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    const between = await w.text();
+    await w.reviewed();
+    const second = await w.text();
+    await w.lens('Compare').first().click();
+    const left = w.page.locator('.monaco-diff-editor .editor.original .view-lines');
+    await left.filter({ hasText: 'total' }).waitFor({ timeout: SLOW });
+    const compared = (await left.innerText()).replace(/\u00a0/g, ' ');
+    await w.shot('compare');
+    await w.command('View: Close Editor');
+    await w.command('View: Focus Active Editor Group');
+    await w.keys('Control+z');
+    await w.gone('Accept');
+    return { history, first, between, second, compared, undone: await w.saved('prices.py') };
+  },
+
+  /** The document is edited above and between its changes while they are reviewed. */
+  async meanwhile(w) {
+    await w.openFile('meanwhile.py');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    await w.reviewed();
+    await w.goTo(1);
+    await w.type('# ours\n');
+    await w.goTo(4, 100);
+    await w.type('  # each');
+    await w.goTo(3);
+    await w.keys('Alt+Enter');
+    await w.gone('Change');
+    const one = await w.text();
+    await w.keys('Alt+Backspace');
+    await w.gone('Accept');
+    return { one, all: await w.saved('meanwhile.py') };
+  },
+
+  /** The document is closed while it is reviewed: saved, and then without a save. */
+  async closed(w) {
+    await w.openFile('closed.py');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    await w.reviewed();
+    const made = await w.saved('closed.py');
+    await w.command('View: Close Editor');
+    await w.openFile('closed.py');
+    await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
+    await w.click('Reject', 'Change');
+    const one = await w.text();
+    await w.command('View: Close Editor');
+    await w.page.locator('.monaco-dialog-box .monaco-button', { hasText: "Don't Save" }).click();
+    await w.openFile('closed.py');
+    const again = await w.text();
+    await w.page.waitForTimeout(2000);
+    // VS Code may have taken the text of the disk before it closed the file: then what was not decided still waits.
+    if (await w.lens('Reject').count()) await w.click('Reject', 'Accept');
+    return { made, one, again, last: await w.text() };
+  },
+
+  /** The user goes elsewhere, and later writes on, while the model writes. */
+  async away(w) {
+    await w.openFile('ghost.py');
+    await w.openFile('away.py');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.page.locator('.tab', { hasText: 'ghost.py' }).click();
+    await w.waitForMessage('away.py are ready');
+    const front = await w.page.locator('.tab.active').innerText();
+    const untouched = onDisk('away.py');
+    await w.press('away.py are ready', 'Review');
+    await w.reviewed(true);
+    const made = await w.text();
+    await w.keys('Shift+Alt+Backspace');
+    await w.gone('Accept');
+    await w.select(1, 5);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.goTo(1);
+    await w.keys('Control+Shift+Enter');
+    await w.type('# ours');
+    await w.goTo(4, 100);
+    await w.type('  # each');
+    const message = await w.waitForMessage('text changed');
+    const changed = await w.text();
+    await w.press('text changed', 'Try Again');
+    await w.reviewed(true);
+    const again = await w.text();
+    await w.keys('Shift+Alt+Enter');
+    await w.gone('Accept');
+    await w.saved('away.py');
+    return { front, untouched, made, ...message, changed, again };
+  },
+
+  async selections(w) {
+    await w.openFile('shapes.py');
+    await w.goTo(2, 12);
+    await w.keys('Shift+ArrowRight');
+    await w.keys('Control+d');
+    await w.keys('Control+Alt+g');
+    await w.reviewed();
+    await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
+    const filled = await w.text();
+    await w.keys('Shift+Alt+Enter');
+    await w.gone('Accept');
+    return { filled, saved: await w.saved('shapes.py') };
+  },
+
+  async language(w) {
+    await w.openFile('names.py');
+    await w.command('diffcoder: Enable or Disable for This Language');
+    await w.keys('Control+End');
+    await w.type('\n\n\ndef last(names):\n');
+    const off = await w.entry('switched off for this file');
+    const setting = JSON.parse(fs.readFileSync(options.settings, 'utf8'))['diffcoder.languages'];
+    await w.command('diffcoder: Enable or Disable for This Language');
+    const shown = await w.waitForGhost();
+    await w.keys('Escape');
+    await w.saved('names.py');
+    return { off, setting, shown };
   },
 
   async fix(w) {
@@ -340,13 +543,23 @@ const STEPS = {
     await w.say('Rename the variable result to money');
     await w.reviewed();
     const made = await w.saved('prices.py');
+    await w.openFile('unsaved.py');
+    await w.keys('Control+Alt+g');
+    await w.reviewed();
+    const unsaved = await w.text();
+    await w.page.waitForTimeout(3000); // VS Code keeps what is not saved a moment after it was written
     await w.load();
     await w.running();
+    await w.lens('Accept').first().waitFor({ timeout: SLOW });
+    const kept = await w.text();
+    await w.click('Reject', 'Accept');
+    const back = await w.saved('unsaved.py');
+    await w.openFile('prices.py'); // was not looked at since
     await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
     await w.click('Reject', 'Change');
     const one = await w.saved('prices.py');
     await w.click('Reject', 'Accept');
-    return { made, one, all: await w.saved('prices.py') };
+    return { made, unsaved, kept, back, one, all: await w.saved('prices.py') };
   },
 
   async pull(w) {
@@ -360,29 +573,63 @@ const STEPS = {
     await dialog.waitFor({ timeout: SLOW });
     const asked = await dialog.innerText();
     await dialog.locator('.monaco-button', { hasText: 'Download' }).click();
-    const bar = w.page.locator('.notification-toast', { hasText: 'Downloading tiny' });
-    await bar.waitFor({ timeout: SLOW });
-    const cancel = await bar.locator('.monaco-button', { hasText: 'Cancel' }).count();
-    const seen = new Set();
-    while (await bar.count()) {
-      seen.add((await bar.innerText({ timeout: 1000 }).catch(() => '')).replace(/\s+/g, ' '));
-      await w.page.waitForTimeout(50);
-    }
+    const bar = await w.bar('Downloading tiny');
     await w.status().filter({ hasText: 'tiny' }).waitFor({ timeout: SLOW });
     await w.command('diffcoder: Choose Model');
     await w.choose('Qwen2.5-Coder 0.5B');
     await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
-    return { offered, asked, cancel, seen: [...seen], here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
+    return { offered, asked, ...bar, here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
   },
 
   async statistics(w) {
     await w.command('diffcoder: Show Statistics');
     const frame = w.page.frameLocator('iframe.webview.ready').frameLocator('iframe');
     await frame.locator('table').waitFor({ timeout: SLOW });
-    const text = await frame.locator('table').innerText();
+    const rows = await frame.locator('tbody tr').allInnerTexts();
     await w.shot('statistics');
     await w.command('View: Close Editor');
-    return { text };
+    return { rows, stats: JSON.parse(diffcoder('stats', '--json')) };
+  },
+
+  /** A run of a model that is tiny and knows nothing, so that it is over in a minute. */
+  async tune(w) {
+    setSetting('diffcoder.model', options.tiny);
+    await w.status().filter({ hasText: path.basename(options.tiny) }).waitFor({ timeout: SLOW });
+    await w.running();
+    await w.command('diffcoder: Learn This Workspace');
+    const frame = w.page.frameLocator('iframe.webview.ready').frameLocator('iframe');
+    await frame.locator('#minutes').fill('1');
+    await frame.locator('#start').click();
+    await frame.locator('#stop').waitFor({ timeout: SLOW });
+    const losses = new Set();
+    const curves = new Set();
+    const plot = frame.locator('#plot');
+    const result = frame.locator('#result');
+    while (!(await result.isVisible())) {
+      const failed = await frame.locator('#failed').innerText();
+      if (failed) throw new Error(failed);
+      losses.add(await frame.locator('#loss').innerText());
+      if (await plot.isVisible()) curves.add(await plot.locator('polyline.smooth').getAttribute('points'));
+      await w.page.waitForTimeout(100);
+    }
+    await frame.locator('#use').waitFor({ timeout: SLOW });
+    const numbers = await result.locator('tbody tr').allInnerTexts();
+    const verdict = await frame.locator('#said').innerText();
+    const plotted = (await plot.boundingBox()).height;
+    await w.shot('tune');
+    const adapters = () => fs.readdirSync(options.home, { recursive: true }).filter((name) => name.endsWith('.safetensors'));
+    const before = adapters();
+    await frame.locator('#use').click();
+    await frame.locator('#said', { hasText: 'In use' }).waitFor({ timeout: SLOW });
+    const used = adapters().filter((name) => !before.includes(name));
+    await frame.locator('#off').click();
+    await frame.locator('#said', { hasText: 'is off' }).waitFor({ timeout: SLOW });
+    const off = adapters().filter((name) => !before.includes(name));
+    await w.command('View: Close Editor');
+    setSetting();
+    await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
+    await w.running();
+    return { losses: [...losses], curves: curves.size, plotted, numbers, verdict, used, off };
   },
 
   async noServer(w) {
@@ -409,16 +656,17 @@ const STEPS = {
   },
 };
 
-async function main(names) {
+/** Go through steps, in one window with a file in front. */
+export async function drive(steps, file, names) {
   const browser = await chromium.launch({ executablePath: options.chromium, args: ['--no-sandbox', '--disable-gpu'] });
   const page = await browser.newPage({ viewport: { width: 1280, height: 800 } });
   page.setDefaultTimeout(60_000);
+  page.on('dialog', (dialog) => dialog.accept()); // a window with unsaved text asks whether it may be left
   const w = new Window(page);
-  await w.load('ghost.py');
-  await w.running();
-  for (const step of names.length ? names : Object.keys(STEPS)) {
+  await w.load(file);
+  for (const step of names.length ? names : Object.keys(steps)) {
     try {
-      console.log(JSON.stringify({ step, found: await STEPS[step](w) }));
+      console.log(JSON.stringify({ step, found: await steps[step](w) }));
     } catch (error) {
       await w.shot(`failed-${step}`).catch(() => undefined);
       console.log(JSON.stringify({ step, error: `${error.message} ${await w.messages()}` }));
@@ -428,5 +676,8 @@ async function main(names) {
   await browser.close();
 }
 
-export { STEPS };
-if (process.argv[1] === fileURLToPath(import.meta.url)) await main(process.argv.slice(3));
+if (process.argv[1] === fileURLToPath(import.meta.url)) {
+  const begin = { async begin(w) { await w.running(); } };
+  const names = process.argv.slice(3);
+  await drive({ ...begin, ...STEPS }, 'ghost.py', names.length ? ['begin', ...names] : []);
+}

@@ -17,6 +17,7 @@ const FILES = {
     'def average(prices):\n    return sum(‹?›) / len(‹?›)\n\n\ndef below(prices, limit):\n    return [p for p in prices if ‹?›]\n',
   'colours.json': '{\n  "red": 1\n  "green": 2\n}\n',
 };
+const WIDTH = 760;
 const only = process.argv.slice(3);
 
 for (const [name, theme] of Object.entries(THEMES)) {
@@ -25,19 +26,27 @@ for (const [name, theme] of Object.entries(THEMES)) {
   settings['workbench.colorTheme'] = theme;
   fs.writeFileSync(options.settings, JSON.stringify(settings));
   const browser = await chromium.launch({ executablePath: options.chromium, args: ['--no-sandbox', '--disable-gpu'] });
-  const page = await browser.newPage({ viewport: { width: 760, height: 460 }, deviceScaleFactor: 1.5 });
+  const page = await browser.newPage({ viewport: { width: WIDTH, height: 460 }, deviceScaleFactor: 1.5 });
   page.setDefaultTimeout(30_000);
   const w = new Window(page);
   const shot = async (what) => {
     await page.waitForTimeout(700);
     await w.shot(`${what}-${name}`);
   };
+  /** The list that is open, whole, and a little of what is below it. */
+  const list = async (what) => {
+    await page.waitForTimeout(700);
+    const box = await page.locator('.quick-input-widget:visible').boundingBox();
+    const clip = { x: 0, y: 0, width: WIDTH, height: Math.ceil(box.y + box.height) + 24 };
+    await page.screenshot({ path: path.join(options.shots, `${what}-${name}.png`), clip });
+    await w.keys('Escape');
+  };
   await w.load('ghost.py');
   await w.running();
   for (const file of Object.keys(FILES)) await w.openFile(file);
   await w.command('View: Close Primary Side Bar');
-  const open = async (file, height = 260) => {
-    await page.setViewportSize({ width: 760, height });
+  const open = async (file, height = 260, width = WIDTH) => {
+    await page.setViewportSize({ width, height });
     await page.locator('.tab', { hasText: file }).click();
     await page.locator('.tab.active', { hasText: file }).waitFor();
     await page.mouse.move(752, 130); // off the tab, which would say its path
@@ -57,6 +66,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.select(1, 5);
       await w.keys('Control+i');
       await page.waitForTimeout(800);
+      await shot('ask');
       await w.type('Rename the variable result to money', 5);
       await w.keys('Enter');
       for (let frame = 0; frame < 400 && !(await w.lens('Accept').count()); frame += 1) {
@@ -65,6 +75,13 @@ for (const [name, theme] of Object.entries(THEMES)) {
       }
       await w.lens('Change 2 of 2').first().waitFor();
       await shot('review');
+      await page.setViewportSize({ width: 1000, height: 290 });
+      await w.lens('Compare').first().click();
+      await page.locator('.monaco-diff-editor .editor.original .view-line', { hasText: 'total' }).waitFor();
+      await shot('compare');
+      await w.command('View: Close Editor');
+      await w.command('View: Focus Active Editor Group');
+      await page.setViewportSize({ width: WIDTH, height: 260 });
       await w.keys('Shift+Alt+Backspace');
       await w.gone('Accept');
       await w.saved('prices.py');
@@ -90,35 +107,63 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await w.keys('Escape');
     },
     async models() {
-      await open('ghost.py', 400);
+      await open('ghost.py', 900);
       await w.command('diffcoder: Choose Model');
       await page.locator('.quick-input-list .monaco-list-row', { hasText: 'tiny' }).first().waitFor();
-      await shot('models');
-      await w.keys('Escape');
+      await list('models');
     },
     async menu() {
-      await open('ghost.py', 452);
+      await open('ghost.py', 900);
       await w.command('diffcoder: Show Menu');
       await page.locator('.quick-input-list .monaco-list-row', { hasText: 'Fill Gaps' }).first().waitFor();
-      await shot('menu');
-      await w.keys('Escape');
+      await list('menu');
+    },
+    async install() {
+      await open('ghost.py', 300);
+      await w.command('diffcoder: Install or Update Server');
+      const bar = page.locator('.notification-toast', { hasText: 'Installing the diffcoder server' });
+      await bar.filter({ hasText: 'fetching torch' }).waitFor({ timeout: 240_000 });
+      await w.shot(`install-${name}`);
+      await bar.locator('.monaco-button', { hasText: 'Cancel' }).click();
+      await bar.waitFor({ state: 'detached' });
+      await w.running();
     },
     async statistics() {
       await open('ghost.py', 460);
+      await page.waitForTimeout(65_000); // what was accepted has to stand for a minute
       await w.command('diffcoder: Show Statistics');
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('table').waitFor();
       await shot('statistics');
     },
+    /** A whole run of the small model on a small repository, which takes minutes; the dark window shows it again. */
     async tune() {
-      await open('ghost.py', 340);
+      await open('ghost.py', 690);
+      const use = async (model) => {
+        await w.command('diffcoder: Choose Model');
+        await w.choose(model);
+        const dialog = page.locator('.monaco-dialog-box .monaco-button', { hasText: 'Download' });
+        const chosen = w.status().filter({ hasText: model === 'SmolLM2' ? 'tiny' : 'default' });
+        await Promise.race([dialog.click({ timeout: 240_000 }).catch(() => undefined), chosen.waitFor({ timeout: 240_000 })]);
+        await chosen.waitFor({ timeout: 240_000 });
+        await w.running();
+      };
+      await use('SmolLM2');
       await w.command('diffcoder: Learn This Workspace');
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('button:visible').first().waitFor();
+      if (await frame.locator('#start').isVisible()) {
+        await frame.locator('#minutes').fill('8');
+        await frame.locator('#start').click();
+        await frame.locator('#plot').waitFor({ timeout: 600_000 });
+        await shot('tuning');
+      }
+      await frame.locator('#result').waitFor({ timeout: 900_000 });
       await shot('tune');
+      await use('Qwen2.5-Coder 0.5B');
     },
     async walkthrough() {
-      await open('ghost.py', 560);
+      await open('ghost.py', 720, 1080);
       await w.command('diffcoder: Open Walkthrough');
       await page.waitForTimeout(2500);
       await shot('walkthrough');

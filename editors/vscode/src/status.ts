@@ -1,6 +1,7 @@
 // The entry in the status bar and its menu: what the model is, what it does, what is wrong and what mends it.
 import { MarkdownString, QuickPickItemKind, StatusBarAlignment, ThemeColor, commands, window, workspace } from 'vscode';
 import type { Disposable, QuickPickItem } from 'vscode';
+import type { Program } from './find';
 import type { Button } from './messages';
 import type { Server } from './server';
 
@@ -15,6 +16,13 @@ const SILENCE: Record<string, string> = {
   literal: 'inside a string or comment',
   untrusted: 'this workspace is not trusted',
   failed: 'the engine failed',
+};
+
+const ORIGINS: Record<Program['from'], string> = {
+  setting: 'the one of diffcoder.server.path',
+  variable: 'the one of DIFFCODER_SERVER',
+  managed: 'the one that was installed here',
+  path: 'the one on the PATH',
 };
 
 export class StatusBar implements Disposable {
@@ -85,6 +93,7 @@ export class StatusBar implements Disposable {
     const status = this.server.status;
     const text = new MarkdownString();
     text.appendMarkdown('**diffcoder** ').appendText(`${words}\n\n`);
+    const { program } = this.server;
     if (status) {
       text.appendMarkdown('| | |\n|---|---|\n');
       const row = (name: string, value: string) => text.appendMarkdown(`| ${name}  | `).appendText(value).appendMarkdown(' |\n');
@@ -92,13 +101,14 @@ export class StatusBar implements Disposable {
       if (status.tokensPerSecond) row('speed', `${status.tokensPerSecond} tokens a second`);
       if (status.tokensPerForward) row('tokens per forward', `${status.tokensPerForward}`);
       row('suggestions shown', `${status.suggestions}, ${status.reused} of them without asking the model`);
+      if (program) row('server', program.path);
       if (status.lastError) row('last error', status.lastError);
     }
     return text;
   }
 
   async menu(): Promise<void> {
-    const { problem, status } = this.server;
+    const { problem, status, program } = this.server;
     type Entry = QuickPickItem & { run?: () => unknown };
     const entry = (icon: string, label: string, command: string, description?: string): Entry => ({
       label: `$(${icon}) ${label}`,
@@ -125,7 +135,7 @@ export class StatusBar implements Disposable {
       entry('graph', 'Statistics', 'statistics', 'shown, accepted, kept after a minute'),
       entry('output', 'Show Log', 'showLog'),
       line('server'),
-      entry('debug-restart', 'Restart Server', 'restart', this.server.program?.path),
+      entry('debug-restart', 'Restart Server', 'restart', program && ORIGINS[program.from]),
       entry('gear', 'Settings', 'settings'),
       entry('book', 'Walkthrough', 'walkthrough'),
     ];
