@@ -38,7 +38,9 @@ def test_a_fresh_machine_is_told_to_pull_the_model(tmp_path):
     assert {"Python", "packages", "torch", "processor", "memory", "cache", "downloads", "socket"} <= set(
         found
     )
-    assert found["torch"]["state"] == "ok"
+    # pip's default build is made for GPUs: it works, and where there is none the doctor says so
+    for_gpu = "built for a GPU that is not here" in found["torch"]["detail"]
+    assert found["torch"]["state"] == ("warning" if for_gpu else "ok")
     assert str(tmp_path) in found["cache"]["detail"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["engine"]
 
