@@ -50,7 +50,7 @@ $(VENV)/.installed-editors: $(VENV)/.installed-dev
 	@touch $@
 
 test-editors: setup $(VENV)/.installed-editors ## Drive real editors, installed into a cache of their own where they can be
-	@$(BIN)/pytest tests/editors -rs --durations=5
+	@$(BIN)/pytest tests/editors -rs --durations=5 $(EDITORS)
 
 train-smoke: $(VENV)/.installed-dev ## Run every training recipe and command once, small, on a random model
 	@$(BIN)/python -P -m training.smoke

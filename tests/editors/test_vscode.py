@@ -27,7 +27,6 @@ FILES = {
     **dict.fromkeys(("prices.py", "meanwhile.py", "closed.py", "away.py"), PRICES),
     "lines.py": "def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n",
     "names.py": "def first(names):\n    ",
-    "shapes.py": "def area(width, height):\n    return 0\n\n\ndef perimeter(width, height):\n    return 0\n",
     "unsaved.py": "def cheapest(prices):\n    return ‹?›\n",
     # Few and short: one file of them is held out, and each of its lines is measured twice.
     **{f"shop/part{number}.py": "\n\n\n".join(source(number).split("\n\n\n")[:3]) for number in range(6)},
@@ -125,26 +124,11 @@ def test_a_review_survives_the_closing_of_its_file_and_ends_where_the_change_was
     )
 
 
-def test_a_user_who_went_elsewhere_or_wrote_on_is_not_disturbed(found):
+def test_a_user_who_went_elsewhere_is_not_disturbed(found):
     step = found("away")
     assert "ghost.py" in step["front"]
     assert step["untouched"] == PRICES
     assert step["made"].count("money") == 3
-    assert "Try Again" in step["buttons"]
-    assert (
-        step["changed"].rstrip() == ("# ours\n" + PRICES).replace("in prices:", "in prices:  # each").rstrip()
-    )
-    assert step["again"].startswith(
-        "# ours\ndef total(prices"
-    )  # the lines that were meant, where they are now
-    assert step["again"].count("money") == 3
-
-
-def test_several_selections_are_filled(found):
-    step = found("selections")
-    assert "return 0" not in step["filled"]
-    assert step["filled"].count("height") > 2
-    compile(step["saved"], "shapes.py", "exec")
 
 
 def test_a_language_is_switched_off_and_on(found):
