@@ -546,8 +546,7 @@ const STEPS = {
     await dialog.locator('.monaco-button', { hasText: 'Download' }).click();
     const bar = await w.bar('Downloading tiny');
     await w.status().filter({ hasText: 'tiny' }).waitFor({ timeout: SLOW });
-    await w.command('diffcoder: Choose Model');
-    await w.choose('Qwen2.5-Coder 0.5B');
+    setUserSetting('diffcoder.model', 'default');
     await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
     return { offered, asked, ...bar, here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
   },
