@@ -81,7 +81,9 @@ export class Server implements Disposable {
     }
   }
 
-  execute<T>(command: string, argument: object = {}): Promise<T> {
+  /** What is asked for while the server starts waits until it has: a new model or program starts it anew. */
+  async execute<T>(command: string, argument: object = {}): Promise<T> {
+    await (this.queued ?? this.work);
     return this.get().sendRequest<T>('workspace/executeCommand', { command, arguments: [argument] });
   }
 
