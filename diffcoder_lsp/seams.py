@@ -130,10 +130,8 @@ def _indented(text: str, gap: Gap) -> str:
     whole = head + text
     cursor, column = head.count("\n"), len(head.rpartition("\n")[2])
     levels, header, depth, at, joined = [""], False, 0, 0, False
-    left, over = (
-        "",
-        0,
-    )  # the indentation of a statement that leaves its block, and where the statement is over
+    # the indentation of a statement that leaves its block, and where the statement is over
+    left, over = "", 0
     for number, line in enumerate(whole.split("\n")):
         shown, begins = code[at : at + len(line)], at
         at += len(line) + 1

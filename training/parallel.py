@@ -94,9 +94,8 @@ class World:
         # Resharded after every forward, the outermost module too: after one without a backward pass (held-out numbers)
         # it would compute on with the weights of that time.
         sharded = fully_shard(module, mesh=self.mesh, reshard_after_forward=True)
-        sharded.set_gradient_divide_factor(
-            1.0
-        )  # sums, not means: each loss is divided by all sequences of a step
+        # Sums, not means: each loss is divided by all sequences of a step.
+        sharded.set_gradient_divide_factor(1.0)
         sharded.set_force_sum_reduction_for_comms(True)
         if method != "forward":
             register_fsdp_forward_method(module, method)

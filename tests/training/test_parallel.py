@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import msgspec
@@ -98,28 +99,29 @@ def checkpoint(run: Path) -> tuple[dict[str, np.ndarray], dict[str, str]]:
         return {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
 
 
-def assert_same(one: Path, other: Path) -> None:
-    """To the bit, but for the time spent."""
+def compared(one: Path, other: Path) -> Iterator[tuple[str, np.ndarray, np.ndarray]]:
+    """The tensors of two whole runs of four steps, by name."""
     tensors, facts = checkpoint(one)
     others, same = checkpoint(other)
     assert (facts["step"], facts["rows"]) == (same["step"], same["rows"])
     assert facts["step"] == "4"
     assert tensors.keys() == others.keys()
     for name, value in tensors.items():
-        assert np.array_equal(value, others[name]), name
+        yield name, value, others[name]
+
+
+def assert_same(one: Path, other: Path) -> None:
+    """To the bit, but for the time spent."""
+    for name, value, twin in compared(one, other):
+        assert np.array_equal(value, twin), name
 
 
 def assert_close(one: Path, other: Path) -> None:
     """Gradients are the same sums, but a norm over shards is added up in another order: moments within a hundred
     thousandth of their largest, weights within two millionths, where a step moves them by a thousandth."""
-    tensors, facts = checkpoint(one)
-    others, same = checkpoint(other)
-    assert (facts["step"], facts["rows"]) == (same["step"], same["rows"])
-    assert facts["step"] == "4"
-    assert tensors.keys() == others.keys()
-    for name, value in tensors.items():
-        of_moments = 1e-5 * float(np.abs(value).max()) if name.startswith("exp_avg") else 2e-6
-        assert np.abs(value - others[name]).max() <= of_moments, name
+    for name, value, twin in compared(one, other):
+        allowed = 1e-5 * float(np.abs(value).max()) if name.startswith("exp_avg") else 2e-6
+        assert np.abs(value - twin).max() <= allowed, name
 
 
 def log(run: Path, *names: str) -> list[list[float]]:
