@@ -268,6 +268,7 @@ def train(options: argparse.Namespace) -> None:
     else:
         task = DiffusionTask(recipe, options.base, corpus, examples, world)
     Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
+    world.leave()
 
 
 def evaluate(options: argparse.Namespace) -> None:

@@ -9,6 +9,7 @@ with another number of them than it began with. Knows nothing of what is learnt.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -125,6 +126,20 @@ class World:
 
         assert isinstance(like, DTensor)
         return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements, src_data_rank=None)
+
+    def leave(self) -> None:
+        """End this process, as one that succeeded, when all others are here too; nothing where it is alone.
+
+        Not by returning to the interpreter: gloo's threads live on while anything refers to their group (a sharded weight
+        does), and one that lets go of a Python object after the interpreter is gone aborts the process, and by that the
+        launcher's whole run.
+        """
+        if self.size == 1:
+            return
+        torch.distributed.barrier()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def join(processor: bool = False) -> World:

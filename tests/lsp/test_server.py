@@ -74,6 +74,7 @@ def test_silence_has_a_reason_that_does_not_stick(start, tmp_path):
     assert silence(".env", "x = ", 4) == "ignored_file"
     assert silence("a.rs", "x = ", 4) == "disabled"
     assert silence("b.py", "# abc", 5) == "literal"
+    assert silence("slow.py", "x = SLOW(", 9) == "slow"
     client.command("diffcoder.pause")
     assert silence("c.py", "x = ", 4) == "paused"
     assert client.request("diffcoder/status", None)["state"] == "paused"

@@ -4,7 +4,7 @@
     ...
 
 It answers "a0 a1 a2 ..." (one word a forward, `max_tokens` words, the letter from the prefix), polling for
-cancellation between two. Words in the prefix make it misbehave: RAISE, ERROR, ABORT. The model itself is
+cancellation between two. Words in the prefix make it misbehave: RAISE, ERROR, ABORT, SLOW. The model itself is
 tested elsewhere; here its place is taken by something whose every step is known.
 """
 
@@ -57,7 +57,7 @@ class Scripted:
         limits = request.limits
         for number in range(limits.max_tokens):
             if request is not PROOF:
-                time.sleep(self.seconds)
+                time.sleep(9.0 if "SLOW" in request.prefix else self.seconds)
             forwards += 1
             if "ABORT" in request.prefix and number == 2:
                 os.abort()
