@@ -17,7 +17,8 @@ from benchmarks.peer_llama_cpp import server
 def main(gguf: str, threads: str) -> None:
     out = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what the library prints
-    print(server(gguf, threads).listening_address, file=out, flush=True)
+    peer = server(gguf, threads)  # it listens as long as somebody holds it
+    print(peer.listening_address, file=out, flush=True)
     sys.stdin.read()
     os._exit(0)
 

@@ -140,10 +140,12 @@ def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -
 
 
 @functools.lru_cache(1)
-def load(name: str, adapter: str | None, threads: int | None) -> ChatGenerator:
+def load(name: str, form: loading.Form, adapter: str | None, threads: int | None) -> ChatGenerator:
     """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
     the autoregressive twin. The last one stays in memory for whoever asks again."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     if adapter == "base":
-        return ChatGenerator(dataclasses.replace(loading.load(name), adapter=None, draft_head=None))
-    return ChatGenerator(loading.load(name, adapter=Path(adapter) if adapter else None))
+        return ChatGenerator(
+            dataclasses.replace(loading.load(name, form=form), adapter=None, draft_head=None)
+        )
+    return ChatGenerator(loading.load(name, form=form, adapter=Path(adapter) if adapter else None))

@@ -124,6 +124,12 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
 def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", default="default", help="a registry name or a path")
     made.add_argument(
+        "--form",
+        choices=("int8", "fp32"),
+        default="int8",
+        help="of the weights: as the engine computes with them, or as the checkpoint has them, several times slower",
+    )
+    made.add_argument(
         "--adapter", metavar="A", help="an adapter's file instead of the shipped one, or base: none"
     )
     made.add_argument(
@@ -404,6 +410,7 @@ def variants(task: Task, options: argparse.Namespace) -> list[Settings]:
         settings = Settings(
             task=task.name,
             model=options.model,
+            form=options.form,
             adapter=options.adapter,
             verify=verify,
             rule=rule if verify == "none" else None,
@@ -446,7 +453,7 @@ def generate_missing(task: Task, items: list[Item], runs: list[Run], options: ar
     from evaluation import chat_generator, generation
 
     with progress(f"{task.title}: answers", missing) as bar:
-        model = chat_generator.load(options.model, options.adapter, options.threads)
+        model = chat_generator.load(options.model, options.form, options.adapter, options.threads)
         generation.generate(model, task, items, runs, options.batch, bar.step)
 
 

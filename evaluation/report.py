@@ -255,6 +255,7 @@ def speed(runs: list[Shown]) -> Section:
         group = f"{run.title}, {settings.model}" + (f", {settings.limit} problems" if settings.limit else "")
         rule = settings.rule or (f"verify {settings.verify}" if settings.verify else "model's own")
         rule = "autoregressive" if settings.adapter == "base" else rule
+        rule += "" if settings.form == "int8" else f", {settings.form}"
         bar = "" if settings.threshold is None else f"{settings.threshold:g}"
         rules.setdefault((group, rule), []).append((across, 100 * run.summary.pass_at["1"][0], bar))
     if not rules:
@@ -337,6 +338,7 @@ def commands(runs: list[Shown]) -> Section:
         settings = run.summary.settings
         words = ["diffcoder eval", settings.task, "--model", settings.model]
         for option, value in (
+            ("--form", settings.form if settings.form != "int8" else None),
             ("--adapter", settings.adapter),
             ("--verify", settings.verify),
             ("--rule", settings.rule),

@@ -26,6 +26,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
 
     task: str
     model: str = "default"
+    form: str = "int8"
     adapter: str | None = None
     verify: str | None = None
     rule: str | None = None
@@ -40,6 +41,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def label(self) -> str:
         """A short name that tells runs of a task apart."""
         parts = [self.model.replace("/", "_")]
+        if self.form != "int8":
+            parts.append(self.form)
         if self.adapter is not None:
             parts.append(f"adapter-{Path(self.adapter).stem}")
         if self.verify:

@@ -56,7 +56,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ChatGenerator]:
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("DIFFCODER_HOME", str(home))
-        yield chat_generator.load("mine", str(adapter), 1)
+        yield chat_generator.load("mine", "int8", str(adapter), 1)
 
 
 def run_in(folder: Path, settings: Settings) -> Run:
