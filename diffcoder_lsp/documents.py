@@ -22,6 +22,7 @@ from diffcoder_lsp.lines import content, line_end, split_lines
 from diffcoder_lsp.protocol import ContentChange, Position, Range, TextEdit
 
 RECENT = 8
+_LINE_ENDS = ("\n", "\r")
 Encoding = Literal["utf-8", "utf-16", "utf-32"]
 _LANGUAGES = {"": None, "plaintext": None, "sh": "bash", "shellscript": "bash", "c++": "cpp", "py": "python"}
 
@@ -170,16 +171,22 @@ def path_of(uri: str) -> str:
 
 
 def rebased(old: Document, new: Document, start: int, end: int) -> tuple[int, int] | None:
-    """Where `old[start:end]` stands in `new`, a later version; None when it, or what touches it, changed."""
+    """Where `old[start:end]` stands in `new`, a later version; None when it, or what touches it, changed. New lines
+    above or below whole lines do not touch them."""
     if old.text == new.text:
         return start, end
     shift = 0
     for edit in edits(old.text, new.text):
-        if edit.end < start:
+        lines = edit.start == edit.end and edit.text.endswith(_LINE_ENDS)
+        if edit.end < start or (lines and edit.end == start and _begins_line(old.text, start)):
             shift += len(edit.text) - (edit.end - edit.start)
-        elif edit.start <= end:
+        elif edit.start < end or (edit.start == end and not (lines and _begins_line(old.text, end))):
             return None
     return start + shift, end + shift
+
+
+def _begins_line(text: str, offset: int) -> bool:
+    return offset == 0 or text[offset - 1] in _LINE_ENDS
 
 
 class Documents:

@@ -4,16 +4,13 @@ A client starts the engine when there is none. If the engine dies under a reques
 request repeated, once; requests change nothing, so repeating one is safe. Closing a connection cancels its
 request in the engine: that is how a cancelled task, an interrupted command or a killed editor stops the work.
 
-It never knows editors, files on disk or models' innards. Importing it costs little: httpx comes with the
-first request.
+It never knows editors, files on disk or models' innards. Importing it costs little: the libraries that speak HTTP come
+with the first request.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -39,6 +36,8 @@ if TYPE_CHECKING:
     import asyncio
 
     import httpx
+
+    from diffcoder_lsp.engine_connections import Connections
 
 OnDraft = Callable[[Draft], None]
 Request = FillRequest | EditRequest | ScoreRequest
@@ -91,10 +90,8 @@ class _Reply:
 
     def whole(self) -> Any:
         """The answer; a stream that ended without one is a connection that broke."""
-        import httpx
-
         if self.answer is None:
-            raise httpx.RemoteProtocolError("the stream ended before its answer")
+            raise ConnectionError("the stream ended before its answer")
         return self.answer
 
 
@@ -104,36 +101,26 @@ def _error(content: bytes, status: int) -> DiffcoderError:
 
 
 def _call(path: str, request: Request, on_draft: OnDraft | None, session: str | None) -> dict[str, Any]:
-    """The httpx arguments of one request."""
+    """The arguments of one request."""
     if not isinstance(request, ScoreRequest):
         request = msgspec.structs.replace(request, stream=on_draft is not None)
     headers = {"content-type": "application/json"}
     if session is not None:
         headers[SESSION_HEADER] = session
-    return {"method": "POST", "url": path, "content": msgspec.json.encode(request), "headers": headers}
+    return {"method": "POST", "path": path, "headers": headers, "body": msgspec.json.encode(request)}
 
 
-def _is_stream(response: httpx.Response) -> bool:
-    return response.headers.get("content-type", "").startswith("text/event-stream")
+def _get(path: str) -> dict[str, Any]:
+    return {"method": "GET", "path": path, "headers": {}}
+
+
+def _is_stream(content_type: str) -> bool:
+    return content_type.startswith("text/event-stream")
 
 
 def _is_lost(error: Exception) -> bool:
     """Whether after this error the connections lead nowhere; other refusals leave them as good as before."""
     return not isinstance(error, DiffcoderError) or error.code == "stopping"
-
-
-def _timeout() -> httpx.Timeout:
-    import httpx
-
-    return httpx.Timeout(10, read=SILENCE_SECONDS)
-
-
-@dataclass
-class _Pool:
-    """The connections to one engine and how many requests use them."""
-
-    http: httpx.AsyncClient
-    users: int = 0
 
 
 class _Base:
@@ -160,13 +147,11 @@ class _Base:
 
     def _may_retry(self, error: Exception, attempt: int) -> bool:
         """Whether a failed attempt is worth another; raises what the caller should see when it is not."""
-        import httpx
-
         if isinstance(error, DiffcoderError):
             if error.code not in ("engine_died", "stopping") or not self._start or attempt == ATTEMPTS:
                 raise error
             return True
-        if isinstance(error, httpx.TimeoutException):
+        if isinstance(error, TimeoutError):
             raise DiffcoderError(
                 "engine_silent", "The engine does not answer; run `diffcoder engine stop` and ask again.", 504
             ) from error
@@ -176,7 +161,7 @@ class _Base:
                 "The engine is of another version; run `diffcoder engine stop`, ask again.",
                 502,
             ) from error
-        if not isinstance(error, httpx.TransportError):
+        if not isinstance(error, ConnectionError):
             raise error
         if attempt == ATTEMPTS:
             raise engine_process.died("twice" if self._start else "before its answer") from error
@@ -216,10 +201,10 @@ class EngineClient(_Base):
         return self._send(_call("/v1/score", request, None, None), ScoreResponse)
 
     def health(self) -> Health:
-        return self._send({"method": "GET", "url": "/health"}, Health)
+        return self._send(_get("/health"), Health)
 
     def models(self) -> list[ModelInfo]:
-        return list(self._send({"method": "GET", "url": "/v1/models"}, _Models).data)
+        return list(self._send(_get("/v1/models"), _Models).data)
 
     def close(self) -> None:
         if self._http is not None:
@@ -246,15 +231,32 @@ class EngineClient(_Base):
         import httpx
 
         if self._http is None:
-            options = engine_process.http_options(self._endpoint(first), httpx.HTTPTransport)
-            self._http = httpx.Client(**options, timeout=_timeout())
+            endpoint = self._endpoint(first)
+            unix = endpoint.address.startswith("unix:")
+            # A transport of its own takes no proxy from the environment; `verify` only spares it reading certificates.
+            self._http = httpx.Client(
+                base_url=f"http://{engine_process.host_of(endpoint)}",
+                headers=engine_process.headers_of(endpoint),
+                transport=httpx.HTTPTransport(
+                    verify=False, uds=endpoint.address.removeprefix("unix:") if unix else None
+                ),
+                timeout=httpx.Timeout(10, read=SILENCE_SECONDS),
+            )
         reply = _Reply(kind, on_draft)
-        with self._http.stream(**call) as response:
-            if _is_stream(response):
-                for chunk in response.iter_bytes():
-                    reply.feed(chunk)
-            else:
-                reply.body(response.status_code, response.read())
+        content = call.get("body")
+        try:
+            with self._http.stream(
+                call["method"], call["path"], headers=call["headers"], content=content
+            ) as response:
+                if _is_stream(response.headers.get("content-type", "")):
+                    for chunk in response.iter_bytes():
+                        reply.feed(chunk)
+                else:
+                    reply.body(response.status_code, response.read())
+        except httpx.TimeoutException as error:
+            raise TimeoutError(str(error)) from error
+        except httpx.TransportError as error:
+            raise ConnectionError(str(error)) from error
         return reply.whole()
 
 
@@ -270,9 +272,8 @@ class AsyncEngineClient(_Base):
         on_progress: Progress | None = None,
     ):
         super().__init__(model, start=start, threads=threads, on_progress=on_progress)
-        self._pool: _Pool | None = None
+        self._connections: Connections | None = None
         self._connecting: asyncio.Lock | None = None
-        self._sending: set[asyncio.Future[Any]] = set()
 
     async def fill(
         self, request: FillRequest, on_draft: OnDraft | None = None, *, session: str | None = None
@@ -288,16 +289,16 @@ class AsyncEngineClient(_Base):
         return await self._send(_call("/v1/score", request, None, None), ScoreResponse)
 
     async def health(self) -> Health:
-        return await self._send({"method": "GET", "url": "/health"}, Health)
+        return await self._send(_get("/health"), Health)
 
     async def models(self) -> list[ModelInfo]:
-        return list((await self._send({"method": "GET", "url": "/v1/models"}, _Models)).data)
+        return list((await self._send(_get("/v1/models"), _Models)).data)
 
     async def close(self) -> None:
         """Close the connections; requests that still wait for an answer are cancelled in the engine."""
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            await pool.http.aclose()
+        connections, self._connections = self._connections, None
+        if connections is not None:
+            connections.close()
 
     async def __aenter__(self) -> AsyncEngineClient:
         return self
@@ -306,64 +307,41 @@ class AsyncEngineClient(_Base):
         await self.close()
 
     async def _send(self, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None = None) -> T:
-        """Cancelled once, however often its caller is: a second cancellation would break off the closing of the
-        connection, from which the engine learns of the first."""
-        import asyncio
-
-        sending = asyncio.ensure_future(self._sent(call, kind, on_draft))
-        self._sending.add(sending)
-        sending.add_done_callback(self._sending.discard)
-        try:
-            return await asyncio.shield(sending)
-        except asyncio.CancelledError:
-            sending.cancel()
-            raise
-
-    async def _sent(self, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None) -> T:
         for attempt in range(1, ATTEMPTS + 1):
-            pool = None
+            connections = None
             try:
-                pool = await self._connect(first=attempt == 1)
-                pool.users += 1
-                return await self._attempt(pool.http, call, kind, on_draft)
+                connections = await self._connected(first=attempt == 1)
+                return await self._attempt(connections, call, kind, on_draft)
             except Exception as error:
-                if pool is self._pool and _is_lost(error):
-                    self._pool = None
+                if connections is not None and connections is self._connections and _is_lost(error):
+                    # Requests that an ending engine had accepted still get their answers.
+                    connections.retire()
+                    self._connections = None
                 self._may_retry(error, attempt)
-            finally:
-                if pool is not None:
-                    pool.users -= 1
-                    # Requests that an ending engine had accepted still get their answers through it.
-                    if pool is not self._pool and pool.users == 0:
-                        await pool.http.aclose()
         raise AssertionError("the last attempt returns or raises")
 
-    async def _connect(self, first: bool) -> _Pool:
+    async def _connected(self, first: bool) -> Connections:
         """The connections in use; of the requests that lost their engine together, one starts the next."""
         import asyncio
 
-        import httpx
+        from diffcoder_lsp.engine_connections import Connections
 
         if self._connecting is None:
             self._connecting = asyncio.Lock()
-            if importlib.util.find_spec("sniffio") is None:
-                # httpcore imports it six times a request and lives without it; each time the whole path is searched.
-                sys.modules["sniffio"] = None  # type: ignore[assignment]
         async with self._connecting:
-            if self._pool is None:
+            if self._connections is None:
                 endpoint = await asyncio.to_thread(self._endpoint, first)
-                options = engine_process.http_options(endpoint, httpx.AsyncHTTPTransport)
-                self._pool = _Pool(httpx.AsyncClient(**options, timeout=_timeout()))
-            return self._pool
+                self._connections = Connections(endpoint, SILENCE_SECONDS)
+            return self._connections
 
     async def _attempt(
-        self, http: httpx.AsyncClient, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None
+        self, connections: Connections, call: dict[str, Any], kind: type[T], on_draft: OnDraft | None
     ) -> T:
         reply = _Reply(kind, on_draft)
-        async with http.stream(**call) as response:
-            if _is_stream(response):
-                async for chunk in response.aiter_bytes():
-                    reply.feed(chunk)
+        async with connections.request(**call) as answer:
+            if _is_stream(answer.content_type):
+                async for piece in answer.body:
+                    reply.feed(piece)
             else:
-                reply.body(response.status_code, await response.aread())
+                reply.body(answer.status, b"".join([piece async for piece in answer.body]))
         return reply.whole()

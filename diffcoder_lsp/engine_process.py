@@ -207,37 +207,34 @@ def logs(name: str = "default", lines: int = 100) -> str:
 
 def health_of(endpoint: Endpoint, timeout_s: float = 5.0) -> Health | None:
     """What the engine says of itself; None when it does not answer in time."""
-    import httpx
+    import http.client
 
     try:
-        with httpx.Client(**http_options(endpoint, httpx.HTTPTransport), timeout=timeout_s) as client:
-            return msgspec.json.decode(client.get("/health").content, type=Health)
-    except (httpx.HTTPError, msgspec.MsgspecError):
+        with contextlib.closing(http.client.HTTPConnection(host_of(endpoint))) as connection:
+            connection.sock = _connected(endpoint, timeout_s)
+            connection.request("GET", "/health", headers=headers_of(endpoint))
+            return msgspec.json.decode(connection.getresponse().read(), type=Health)
+    except (OSError, http.client.HTTPException, msgspec.MsgspecError):
         return None
 
 
-def http_options(endpoint: Endpoint, transport: Callable[..., Any]) -> dict[str, Any]:
-    """Arguments that make an httpx client speak to this engine and to nothing else.
-
-    A transport of its own takes no proxy from the environment; `verify` only spares it reading certificates.
-    """
-    import httpx
-
-    common = {"verify": False, "limits": httpx.Limits(max_connections=None, keepalive_expiry=30)}
-    headers = {"authorization": f"Bearer {endpoint.token}"} if endpoint.token is not None else {}
-    if endpoint.address.startswith("unix:"):
-        uds = endpoint.address.removeprefix("unix:")
-        return {"base_url": "http://engine", "transport": transport(uds=uds, **common), "headers": headers}
-    return {"base_url": endpoint.address, "transport": transport(**common), "headers": headers}
+def host_of(endpoint: Endpoint) -> str:
+    """What a request's Host header says."""
+    return "engine" if endpoint.address.startswith("unix:") else endpoint.address.removeprefix("http://")
 
 
-def _connected(endpoint: Endpoint) -> socket.socket:
+def headers_of(endpoint: Endpoint) -> dict[str, str]:
+    """What every request to this engine carries."""
+    return {} if endpoint.token is None else {"authorization": f"Bearer {endpoint.token}"}
+
+
+def _connected(endpoint: Endpoint, timeout_s: float = 2.0) -> socket.socket:
     if not endpoint.address.startswith("unix:"):
-        host, port = endpoint.address.removeprefix("http://").split(":")
-        return socket.create_connection((host, int(port)), timeout=2)
+        host, port = host_of(endpoint).split(":")
+        return socket.create_connection((host, int(port)), timeout_s)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(2)
+        connection.settimeout(timeout_s)
         connection.connect(endpoint.address.removeprefix("unix:"))
     except OSError:
         connection.close()

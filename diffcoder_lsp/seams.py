@@ -6,6 +6,7 @@ rules of thumb on characters, as in scan.py, and like them quick enough for ever
 
 from __future__ import annotations
 
+import functools
 import re
 from dataclasses import dataclass
 
@@ -35,19 +36,26 @@ class _Seam:
 
     @classmethod
     def of(cls, text: str, gap: Gap) -> _Seam:
-        whole = gap.opened + gap.prefix + text
-        code, end = blanked(whole, gap.language), len(whole) - len(text)
-        begin = len(gap.opened)
-        for match in _TOP.finditer(code, begin, end):
-            begin = match.start()
-        suffix = blanked(gap.suffix, gap.language)
-        line = suffix.find("\n") + 1
-        found = _TOP.search(suffix, line) if line else None
-        return cls(whole[begin:end], code[begin:], suffix[: found.start()] if found else suffix)
+        opened, head, tail = _around(gap)
+        return cls(head, blanked(opened + head + text, gap.language)[len(opened) :], tail)
 
     @property
     def filling(self) -> str:
         return self.code[len(self.head) :]
+
+
+@functools.lru_cache(4)  # every question about a filling begins here, and files are long
+def _around(gap: Gap) -> tuple[str, str, str]:
+    """The head and the tail of a gap's seams, and first what opened the string or comment in which the head begins."""
+    before = gap.opened + gap.prefix
+    begin = start = len(gap.opened)
+    for match in _TOP.finditer(blanked(before, gap.language), begin):
+        begin = match.start()
+    suffix = blanked(gap.suffix, gap.language)
+    line = suffix.find("\n") + 1
+    found = _TOP.search(suffix, line) if line else None
+    tail = suffix[: found.start()] if found else suffix
+    return "" if begin > start else gap.opened, before[begin:], tail
 
 
 def kept_in_step(text: str, gap: Gap) -> str:

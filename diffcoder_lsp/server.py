@@ -7,6 +7,7 @@ features. The session ends when the client says so, closes the stream, or dies.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import importlib
 import logging
 import os
@@ -71,6 +72,8 @@ WATCH_SECONDS = 1.0
 ENCODINGS = ("utf-8", "utf-16", "utf-32")
 TRIGGERS = list(".(,=:[{ ")
 _ERROR, _WARNING = 1, 2
+LARGE_BYTES = 65_536
+_M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
 _EDITS: dict[str, Any] = {
     "diffcoder.edit": EditArguments,
     "diffcoder.implement": ImplementArguments,
@@ -203,7 +206,7 @@ class Server:
             )
         await self._fetch_settings()
         self.session.tell()
-        await asyncio.to_thread(importlib.import_module, "httpx")
+        await asyncio.to_thread(importlib.import_module, "diffcoder_lsp.engine_connections")
 
     def _shutdown(self, _: Any) -> None:
         self._state = "shut down"
@@ -532,8 +535,19 @@ async def serve(reader: BinaryIO, writer: BinaryIO, model: str | None = None) ->
     return 1 if server.status is None else server.status
 
 
+def _give_back_large_blocks() -> None:
+    """Let freed blocks go back to the system. The C library of Linux keeps what is smaller than the largest block that
+    was ever freed, and one heap a thread: the texts of a long file, made anew with every key, leave both full of holes.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # in other C libraries it is missing, or does nothing
+        mallopt(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        mallopt(_M_ARENA_MAX, 1)
+
+
 def main(model: str | None = None) -> int:
     """Serve the client at the other end of standard input and output. Whatever else prints goes to the log."""
+    _give_back_large_blocks()
     logging.basicConfig(
         stream=sys.stderr, level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s"
     )

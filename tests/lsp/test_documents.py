@@ -72,6 +72,21 @@ def test_a_place_moves_with_changes_beside_it_and_is_lost_with_changes_in_it():
     assert rebased(old, old, 4, 8) == (4, 8)
 
 
+def test_whole_lines_move_with_new_lines_right_above_and_below_them():
+    old = Document.of("file:///a.py", "one\ntwo\nthree\n")
+
+    def now(text: str, start: int = 4, end: int = 7) -> tuple[int, int] | None:
+        return rebased(old, Document.of("file:///a.py", text), start, end)
+
+    assert now("one\nnew\ntwo\nthree\n") == (8, 11)
+    assert now("new\none\ntwo\nthree\n", 0, 7) == (4, 11)
+    assert now("one\ntwo\nnew\nthree\n") == (4, 7)
+    assert now("one\ntwo\nnew\nthree\n", 4, 8) == (4, 8)
+    assert now("one\nnewtwo\nthree\n") is None
+    assert now("one\ntwonew\nthree\n") is None
+    assert now("one\nt\nwo\nthree\n", 5, 7) is None
+
+
 def test_the_other_documents_keep_their_order_while_one_is_typed_in():
     documents = Documents()
     for name in "abc":

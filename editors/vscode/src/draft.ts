@@ -2,101 +2,100 @@
 //
 // An editor has no room for lines that are not in the document. So a draft lies over the document, in two layers: what
 // is settled, and the block in work. Only the first line of a gap flows, in place of what is there, in its own line.
-import { Position, Range, ThemeColor, window, workspace } from 'vscode';
-import type { DecorationOptions, Disposable, TextDocument, TextDocumentChangeEvent } from 'vscode';
+import { Position, Range, ThemeColor, window } from 'vscode';
+import type { DecorationOptions, Disposable } from 'vscode';
+import type { Changes } from './changes';
 import type { Draft } from './protocol';
 
 const MASK = '░░░';
 const MARKER = '‹?›';
 
-interface Place {
-  line: number;
-  character: number;
+interface Written {
   kind: 'edit' | 'gap';
-  /** The text that the draft stands in for. */
+  /** The text that the draft stands in for, in the document of `version`. */
   hidden: Range;
+  version: number;
   settled: string;
   block: string;
 }
 
 /** The drafts of one request. */
 export class DraftView implements Disposable {
-  private readonly places = new Map<string, Place>();
+  private readonly written = new Map<string, Written>();
+  private readonly begun: number;
+  private latest: Written | undefined;
   private readonly hide = window.createTextEditorDecorationType({ textDecoration: 'none; display: none' });
   private readonly dim = window.createTextEditorDecorationType({ isWholeLine: true, opacity: '0.45' });
   private readonly show = window.createTextEditorDecorationType({});
-  private readonly listener: Disposable;
 
   constructor(
-    private readonly document: TextDocument,
+    private readonly changes: Changes,
     /** What is being rewritten, if that is known. */
     private readonly ranges: readonly Range[],
   ) {
-    this.listener = workspace.onDidChangeTextDocument((event) => this.moved(event));
+    this.begun = changes.document.version;
     this.render();
   }
 
+  /** The line that is being written. */
+  get line(): number {
+    const first = this.latest?.hidden ?? this.ranges[0];
+    return first ? this.changes.range(first, this.latest?.version ?? this.begun).start.line : 0;
+  }
+
   take(draft: Draft): void {
-    if (draft.kind === 'inline' || draft.uri !== this.document.uri.toString()) return;
+    if (draft.kind === 'inline' || draft.uri !== this.changes.document.uri.toString()) return;
     const key = `${draft.position.line}:${draft.position.character}`;
-    const place = this.places.get(key) ?? this.place(draft.position, draft.kind);
-    place.settled = draft.text;
-    place.block = draft.block.map((piece) => piece ?? MASK).join('');
+    const written = this.written.get(key) ?? this.begin(draft, draft.kind);
+    written.settled = draft.text;
+    written.block = draft.block.map((piece) => piece ?? MASK).join('');
     // The model's answer to an instruction ends with a fence; what it guesses beyond that is nobody's text.
-    if (draft.kind === 'edit') place.block = place.block.replace(/\n?```[^]*$/, '');
-    this.places.set(key, place);
+    if (draft.kind === 'edit') written.block = written.block.replace(/\n?```[^]*$/, '');
+    this.written.set(key, written);
+    this.latest = written;
     this.render();
   }
 
   dispose(): void {
-    this.listener.dispose();
     for (const type of [this.hide, this.dim, this.show]) type.dispose();
   }
 
-  private place({ line, character }: Draft['position'], kind: Place['kind']): Place {
-    const at = this.document.validatePosition(new Position(line, character));
-    const end = this.document.lineAt(at.line).range.end;
+  private begin(draft: Draft, kind: Written['kind']): Written {
+    const { document } = this.changes;
+    const { line, character } = this.changes.place(draft.position, draft.version ?? this.begun);
+    const at = document.validatePosition(new Position(line, character));
+    const end = document.lineAt(at.line).range.end;
     const marked = new Range(at, at.translate(0, Math.min(MARKER.length, end.character - at.character)));
-    const within = this.ranges.find((range) => range.contains(at) && !range.isEmpty);
-    const gap = this.document.getText(marked) === MARKER ? marked : new Range(at, within?.end.line === at.line ? within.end : end);
+    const ranges = this.ranges.map((range) => this.changes.range(range, this.begun));
+    const within = ranges.find((range) => range.contains(at) && !range.isEmpty);
+    const gap = document.getText(marked) === MARKER ? marked : new Range(at, within?.end.line === at.line ? within.end : end);
     const hidden = kind === 'edit' ? new Range(at, at) : gap;
-    return { line: at.line, character: at.character, kind, hidden, settled: '', block: '' };
-  }
-
-  /** Places below a change of the user's move with the text. */
-  private moved(event: TextDocumentChangeEvent): void {
-    if (event.document !== this.document) return;
-    for (const change of event.contentChanges) {
-      const lines = change.text.split('\n').length - 1 - (change.range.end.line - change.range.start.line);
-      for (const place of this.places.values()) {
-        if (lines && change.range.end.line < place.line) {
-          place.line += lines;
-          place.hidden = new Range(place.hidden.start.translate(lines), place.hidden.end.translate(lines));
-        }
-      }
-    }
+    return { kind, hidden, version: document.version, settled: '', block: '' };
   }
 
   private render(): void {
-    for (const editor of window.visibleTextEditors.filter((each) => each.document === this.document)) {
+    const { changes } = this;
+    for (const editor of window.visibleTextEditors.filter((each) => each.document === changes.document)) {
       const tab = ' '.repeat(Number(editor.options.tabSize) || 4);
-      const started = [...this.places.values()].filter((place) => place.settled || place.block);
-      editor.setDecorations(this.dim, [...this.ranges]);
+      const started = [...this.written.values()]
+        .filter((each) => each.settled || each.block)
+        .map((each) => ({ ...each, hidden: changes.range(each.hidden, each.version) }));
+      editor.setDecorations(this.dim, this.ranges.map((range) => changes.range(range, this.begun)));
       editor.setDecorations(
         this.hide,
-        started.map((place) => place.hidden).filter((range) => !range.isEmpty),
+        started.map((each) => each.hidden).filter((range) => !range.isEmpty),
       );
       editor.setDecorations(
         this.show,
-        started.flatMap((place) => decorations(place, tab)),
+        started.flatMap((each) => decorations(each, tab)),
       );
     }
   }
 }
 
-function decorations(place: Place, tab: string): DecorationOptions[] {
-  const settled = clean(place.settled, tab).split('\n');
-  const block = clean(place.block, tab).split('\n');
+function decorations(written: Written, tab: string): DecorationOptions[] {
+  const settled = clean(written.settled, tab).split('\n');
+  const block = clean(written.block, tab).split('\n');
   // Line by line: what is settled, and the block in work with as much space before it as the former takes.
   const work = settled.map(() => '');
   work[work.length - 1] = ' '.repeat([...settled.at(-1)!].length) + block[0]!;
@@ -104,8 +103,7 @@ function decorations(place: Place, tab: string): DecorationOptions[] {
     settled.push('');
     work.push(line);
   }
-  const at = new Position(place.line, place.character);
-  const range = new Range(at, at);
+  const range = new Range(written.hidden.start, written.hidden.start);
   const over = (below: boolean, from: number): DecorationOptions => ({
     range,
     renderOptions: {
@@ -113,7 +111,7 @@ function decorations(place: Place, tab: string): DecorationOptions[] {
       after: layer(work.slice(from), MASKED, below, false),
     },
   });
-  if (place.kind === 'edit') return [over(false, 0)];
+  if (written.kind === 'edit') return [over(false, 0)];
   const flow = 'none; white-space: pre; opacity: 1';
   const first: DecorationOptions = {
     range,

@@ -5,6 +5,7 @@ import {
   EventEmitter,
   ProgressLocation,
   Range,
+  TextEditorRevealType,
   ThemeColor,
   ThemeIcon,
   commands,
@@ -12,23 +13,22 @@ import {
   window,
   workspace,
 } from 'vscode';
-import type { Disposable, Memento, QuickPickItem, TextDocument, TextDocumentChangeEvent, TextEditor } from 'vscode';
+import type { Disposable, Memento, QuickPickItem, Selection, TextDocument, TextDocumentChangeEvent, TextEditor } from 'vscode';
+import { Changes } from './changes';
 import { DraftView } from './draft';
 import { moved, type Edit } from './hunks';
 import { logButton, Problem, report, sentence, tell, type Button } from './messages';
+import type { Place } from './places';
 import { resolveAction, type ActionData } from './protocol';
-import { readOnly, type Reviews } from './review';
+import { ReadOnly, readOnly, TextChanged, type Kind, type Reviews } from './review';
 import type { Server } from './server';
 
 const HISTORY = 'instructions';
 const MOST_KEPT = 50;
 const REQUEST_CANCELLED = -32800;
 const CONTENT_MODIFIED = -32801;
-
-interface Place {
-  line: number;
-  character: number;
-}
+/** How often a review is begun anew because a key came in between. */
+const MOST_TRIES = 20;
 
 interface PlainRange {
   start: Place;
@@ -43,16 +43,27 @@ interface Argument extends Record<string, unknown> {
 }
 
 interface Job {
-  document: TextDocument;
-  line: number;
   title: string;
+  view: DraftView;
   stop: CancellationTokenSource;
+}
+
+/** What was written, for the text of `version`. */
+interface Answer {
+  edits: Edit[];
+  version: number;
+}
+
+/** An answer that nobody has seen yet. */
+interface Waiting {
+  show: () => Promise<void>;
+  changes: Changes;
 }
 
 export class Editing implements Disposable {
   private readonly jobs = new Map<string, Job>();
   /** What was written for documents that are out of sight: their reviews open when they are looked at again. */
-  private readonly ready = new Map<TextDocument, () => Promise<void>>();
+  private readonly ready = new Map<TextDocument, Waiting>();
   /** The ranges that were last asked about: they go along with the text, so that the same can be asked again. */
   private readonly asked = new Map<TextDocument, PlainRange[]>();
   private readonly lensesChanged = new EventEmitter<void>();
@@ -75,12 +86,12 @@ export class Editing implements Disposable {
       this.marked,
       workspace.onDidCloseTextDocument((document) => {
         this.jobs.get(document.uri.toString())?.stop.cancel();
-        this.ready.delete(document);
+        this.forget(document);
         this.asked.delete(document);
       }),
       workspace.onDidChangeTextDocument((event) => this.follow(event)),
       window.onDidChangeVisibleTextEditors((editors) => {
-        for (const { document } of editors) this.ready.get(document)?.().catch(report);
+        for (const { document } of editors) this.ready.get(document)?.show().catch(report);
       }),
       languages.registerCodeLensProvider({ pattern: '**' }, {
         onDidChangeCodeLenses: this.lensesChanged.event,
@@ -91,6 +102,7 @@ export class Editing implements Disposable {
 
   dispose(): void {
     this.cancel();
+    for (const document of [...this.ready.keys()]) this.forget(document);
     for (const each of this.disposables) each.dispose();
   }
 
@@ -207,32 +219,34 @@ export class Editing implements Disposable {
     argument: Argument,
     variation = 0,
   ): Promise<void> {
-    const document = editor.document;
+    const { document, selection } = editor;
     const uri = document.uri.toString();
     const again = async () => {
       await this.free(document);
       await this.write(editor, title, command, argument, variation + 1);
     };
     this.asked.set(document, rangesOf(argument));
+    this.forget(document);
+    const changes = new Changes(document);
     const ranges = rewritten(document, command, argument);
-    const job: Job = { document, line: ranges[0]?.start.line ?? 0, title, stop: new CancellationTokenSource() };
+    // After a long selection its end is in sight, and what is written first is not.
+    if (ranges[0]) editor.revealRange(new Range(ranges[0].start, ranges[0].start), TextEditorRevealType.InCenterIfOutsideViewport);
+    const view = new DraftView(changes, ranges);
+    const job: Job = { title, view, stop: new CancellationTokenSource() };
     this.jobs.set(uri, job);
     this.workHasChanged();
-    const view = new DraftView(document, ranges);
     const hearing = this.server.onDraft((draft) => {
+      const { line } = view;
       view.take(draft);
-      if (draft.uri === uri && draft.kind !== 'inline' && job.line !== draft.position.line) {
-        job.line = draft.position.line;
-        this.lensesChanged.fire();
-      }
+      if (view.line !== line) this.lensesChanged.fire();
     });
-    let edits: Edit[];
-    this.ready.delete(document);
+    let answer: Answer;
     try {
-      edits = await window.withProgress({ location: ProgressLocation.Window, title: 'diffcoder writes' }, () =>
+      answer = await window.withProgress({ location: ProgressLocation.Window, title: 'diffcoder writes' }, () =>
         this.ask(document, title, command, variation ? { ...argument, variation } : argument, job.stop),
       );
     } catch (error) {
+      changes.dispose();
       if (job.stop.token.isCancellationRequested) return;
       throw this.problemOf(error, again);
     } finally {
@@ -243,49 +257,75 @@ export class Editing implements Disposable {
       this.workHasChanged();
       void this.server.refresh();
     }
-    const { version } = document;
-    const show = async (): Promise<void> => {
-      const shown = window.visibleTextEditors.find((each) => each.document === document);
-      if (!shown) {
-        // The user has gone elsewhere: keys that are under way belong there, so nothing comes to the front by itself.
-        this.ready.set(document, show);
-        const name = workspace.asRelativePath(document.uri);
-        return tell('information', `The changes of ${name} are ready.`, [
-          { title: 'Review', run: () => window.showTextDocument(document) },
-        ]);
-      }
-      this.ready.delete(document);
-      if (document.version !== version) {
-        throw new Problem('The text changed before its changes were looked at.', [{ title: 'Try Again', run: again }]);
-      }
-      try {
-        await this.reviews.begin(shown, edits, { title, kind: command === 'diffcoder.edit' ? 'edit' : 'gap', again });
-      } catch (error) {
-        if (!(error instanceof Problem)) throw error;
-        throw notWritable(show);
-      }
-    };
+    const how = { title, kind: command === 'diffcoder.edit' ? ('edit' as const) : ('gap' as const), again };
+    const show = () => this.show(answer, changes, selection, how);
+    this.ready.set(document, { show, changes });
     await show();
   }
 
-  /** The edits of the document as it is now. */
+  /** Open the review of an answer, or say that it is there when the user has gone elsewhere. */
+  private async show(
+    answer: Answer,
+    changes: Changes,
+    selection: Selection,
+    how: { title: string; kind: Kind; again: () => Promise<void> },
+  ): Promise<void> {
+    const { document } = changes;
+    const shown = window.visibleTextEditors.find((each) => each.document === document);
+    if (!shown) {
+      // Keys that are under way belong where the user is now, so nothing comes to the front by itself.
+      const name = workspace.asRelativePath(document.uri);
+      return tell('information', `The changes of ${name} are ready.`, [
+        { title: 'Review', run: () => window.showTextDocument(document) },
+      ]);
+    }
+    const waiting = this.ready.get(document);
+    this.ready.delete(document); // at once, so that it is not shown twice
+    try {
+      for (let tries = 0; ; tries += 1) {
+        const edits = changes.edits(answer.edits, answer.version);
+        if (!edits || tries === MOST_TRIES) {
+          throw new Problem('The text changed where the model wrote.', [{ title: 'Try Again', run: how.again }]);
+        }
+        try {
+          // The cursor of somebody who works elsewhere in the file stays: the next key is not meant for a change.
+          return await this.reviews.begin(shown, edits, { ...how, go: shown.selection.isEqual(selection) });
+        } catch (error) {
+          // A key came in between: once we have heard of it too, the same goes beside it.
+          if (!(error instanceof TextChanged)) throw error;
+          await new Promise((resolve) => setTimeout(resolve, 50));
+        }
+      }
+    } catch (error) {
+      if (!(error instanceof ReadOnly) || !waiting) throw error;
+      this.ready.set(document, waiting);
+      throw notWritable(waiting.show);
+    } finally {
+      if (!this.ready.has(document)) changes.dispose();
+    }
+  }
+
+  /** Let go of an answer that was not looked at. */
+  private forget(document: TextDocument): void {
+    this.ready.get(document)?.changes.dispose();
+    this.ready.delete(document);
+  }
+
   private async ask(
     document: TextDocument,
     title: string,
     command: string,
     argument: Argument,
     stop: CancellationTokenSource,
-  ): Promise<Edit[]> {
+  ): Promise<Answer> {
     const client = this.server.get();
     const uri = client.code2ProtocolConverter.asUri(document.uri);
     const data: ActionData = { command, argument: { uri, ...argument }, version: document.version };
     const answer = await client.sendRequest(resolveAction, { title, data }, stop.token);
     const change = answer.edit?.documentChanges?.[0];
     if (!change?.edits.length) throw new Problem('The model left the text as it is.');
-    if (change.textDocument.version !== null && change.textDocument.version !== document.version) {
-      throw new Problem('The text changed while the model was at work.');
-    }
-    return change.edits.map((edit) => ({ start: edit.range.start, end: edit.range.end, text: edit.newText }));
+    const edits = change.edits.map((edit) => ({ start: edit.range.start, end: edit.range.end, text: edit.newText }));
+    return { edits, version: change.textDocument.version ?? document.version };
   }
 
   private problemOf(error: unknown, again: () => unknown): Problem {
@@ -330,7 +370,8 @@ export class Editing implements Disposable {
   private lenses(document: TextDocument): CodeLens[] {
     const job = this.jobs.get(document.uri.toString());
     if (!job) return [];
-    const at = new Range(job.line, 0, job.line, 0);
+    const { line } = job.view;
+    const at = new Range(line, 0, line, 0);
     return [
       new CodeLens(at, { title: `$(loading~spin) ${job.title}`, command: '' }),
       new CodeLens(at, { title: 'Stop (Esc)', command: 'diffcoder.cancel' }),

@@ -1,7 +1,7 @@
 // The model picker: every model with its size, licence and memory; what is not here is pulled first.
 import { ThemeIcon, commands, window, workspace, type QuickPickItem } from 'vscode';
 import { totalmem } from 'node:os';
-import { logButton, Problem, sentence } from './messages';
+import { logButton, Problem, sentence, tell } from './messages';
 import type { Model } from './protocol';
 import type { Server } from './server';
 
@@ -57,7 +57,14 @@ async function pull(server: Server, model: Model): Promise<boolean> {
     await server.execute('diffcoder.pull', { model: model.name });
     return true;
   } catch (error) {
-    throw new Problem(sentence(error), [
+    const message = sentence(error);
+    if (/was stopped/.test(message)) {
+      void tell('information', `The download of ${model.name} was stopped; what has come is kept.`, [
+        { title: 'Go On', run: () => use(server, model) },
+      ]);
+      return false;
+    }
+    throw new Problem(message, [
       { title: 'Try Again', run: () => use(server, model) },
       { title: 'Choose Model', run: () => commands.executeCommand('diffcoder.chooseModel') },
       logButton,

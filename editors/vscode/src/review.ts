@@ -37,6 +37,20 @@ export interface Told {
   texts: string[];
 }
 
+/** The text was another when an edit came to it. */
+export class TextChanged extends Problem {
+  constructor() {
+    super('The editor did not take the change: the text had just changed.');
+  }
+}
+
+/** The file takes no edits in this session. */
+export class ReadOnly extends Problem {
+  constructor() {
+    super('The editor did not take the change: the file is read-only.');
+  }
+}
+
 export interface Review {
   uri: string;
   title: string;
@@ -101,11 +115,11 @@ export class Reviews implements Disposable {
     for (const each of this.disposables) each.dispose();
   }
 
-  /** Make `edits` and open their review. */
+  /** Make `edits` and open their review; `go` to the first of them. */
   async begin(
     editor: TextEditor,
     edits: Edit[],
-    how: { title: string; kind: Kind; again?: () => unknown },
+    how: { title: string; kind: Kind; go: boolean; again?: () => unknown },
   ): Promise<void> {
     const document = editor.document;
     const before = document.getText();
@@ -115,18 +129,21 @@ export class Reviews implements Disposable {
     const review = { uri, title: how.title, kind: how.kind, before, hunks, text: document.getText(), again: how.again };
     this.open.set(uri, review);
     this.tell(document, review, hunks, 'shown');
-    this.reveal(editor, hunks[0]!);
+    if (how.go) this.reveal(editor, hunks[0]!);
     this.update();
     this.hint?.dispose();
     this.hint = window.setStatusBarMessage(KEYS, 8000);
   }
 
-  /** Take the hunk at the cursor, or the one that a lens names. */
+  /** Settle the hunk at the cursor, or the one that a lens names; elsewhere, go to the next one, so that nothing unseen
+   * is decided. */
   async decide(outcome: Outcome, index?: number): Promise<void> {
     const [editor, review] = this.current();
-    const number = index ?? this.nearest(editor, review);
-    const hunk = review.hunks[number];
+    const line = editor.selection.active.line;
+    const at = (hunk: Hunk) => line === firstLine(hunk, editor.document) || (line >= hunk.start && line < hunk.end);
+    const hunk = index === undefined ? review.hunks.find(at) : review.hunks[index];
     if (hunk) await this.settle(editor, review, [hunk], outcome);
+    else if (index === undefined) this.go(1);
   }
 
   async decideAll(outcome: Outcome): Promise<void> {
@@ -161,14 +178,6 @@ export class Reviews implements Disposable {
     const review = editor && this.open.get(editor.document.uri.toString());
     if (!editor || !review) throw new Problem('There is no change to review in this editor.', [editButton]);
     return [editor, review];
-  }
-
-  private nearest(editor: TextEditor, review: Review): number {
-    const line = editor.selection.active.line;
-    const inside = review.hunks.findIndex((hunk) => line >= hunk.start && line < Math.max(hunk.end, hunk.start + 1));
-    if (inside >= 0) return inside;
-    const after = review.hunks.findIndex((hunk) => hunk.start > line);
-    return after >= 0 ? after : 0;
   }
 
   private tell(document: TextDocument, review: Review, hunks: Hunk[], outcome: Told['outcome']): void {
@@ -213,10 +222,9 @@ export class Reviews implements Disposable {
         },
         { undoStopBefore: first, undoStopAfter: false },
       );
+      if (!done) throw new TextChanged();
       // An edit of a file that is read-only in this session is said to be done.
-      if (!done || document.version === version) {
-        throw new Problem('The editor did not take the change: the text had just changed, or it is read-only.', []);
-      }
+      if (document.version === version) throw new ReadOnly();
     } finally {
       this.own -= 1;
     }
@@ -279,7 +287,7 @@ export class Reviews implements Disposable {
   }
 
   private reveal(editor: TextEditor, hunk: Hunk): void {
-    const at = new Position(Math.min(hunk.start, editor.document.lineCount - 1), 0);
+    const at = new Position(firstLine(hunk, editor.document), 0);
     editor.selection = new Selection(at, at);
     editor.revealRange(new Range(at, at), TextEditorRevealType.InCenterIfOutsideViewport);
   }
@@ -289,7 +297,8 @@ export class Reviews implements Disposable {
     if (!review) return [];
     const several = review.hunks.length > 1;
     return review.hunks.flatMap((hunk, index) => {
-      const at = new Range(Math.min(hunk.start, document.lineCount - 1), 0, Math.min(hunk.start, document.lineCount - 1), 0);
+      const line = firstLine(hunk, document);
+      const at = new Range(line, 0, line, 0);
       const lens = (title: string, command: string, tooltip: string, ...given: unknown[]) =>
         new CodeLens(at, { title, command: `diffcoder.${command}`, tooltip, arguments: given });
       const gone = hunk.old.length - (hunk.end - hunk.start);
@@ -336,6 +345,11 @@ export function linesOf(text: string): string[] {
 
 function eol(document: TextDocument): string {
   return document.eol === 2 ? '\r\n' : '\n';
+}
+
+/** The line that shows a hunk: that of its first new line, or the one that stands where lines were removed. */
+function firstLine(hunk: Hunk, document: TextDocument): number {
+  return Math.min(hunk.start, document.lineCount - 1);
 }
 
 function original(uri: Uri): string {

@@ -137,10 +137,16 @@ export class Server implements Disposable {
     this.problem =
       error instanceof Problem
         ? error
-        : new Problem(`The server did not start (${sentence(error)}).`, [this.other(), restartButton, logButton]);
+        : new Problem(`The server did not start (${this.why(error)}).`, [this.other(), restartButton, logButton]);
     this.channel.error(this.problem.message);
     this.statusEmitter.fire(undefined);
     void tell('error', this.problem.message, this.problem.buttons);
+  }
+
+  /** The client's words for a program that ended are those of a protocol. */
+  private why(error: unknown): string {
+    const said = sentence(error);
+    return /disposed|closed|destroyed|EPIPE/.test(said) ? `${this.program?.path} ended before it answered` : said;
   }
 
   private took(status: Status | undefined): void {
