@@ -31,7 +31,7 @@ vim.opt.statusline = ' %f %m%=%{{v:lua.require("diffcoder").statusline()}} '
 vim.opt.laststatus, vim.opt.signcolumn = 2, 'no'
 vim.diagnostic.config({{ virtual_text = true }})
 vim.lsp.config('ruff', {{ cmd = {{ {ruff}, 'server' }}, filetypes = {{ 'python' }}, root_markers = {{ '.git' }} }})
-vim.lsp.enable('ruff')
+vim.lsp.enable('ruff', {lint})
 require('diffcoder').setup(vim.json.decode({options}))
 """
 
@@ -55,9 +55,11 @@ def neovim(
     light: bool = False,
     rows: int = 24,
     path: str | None = None,
+    lint: bool = False,
     **options: Any,
 ) -> Iterator[Terminal]:
-    """Neovim with file `name` of `folder` open; `path` its PATH, `options` the plugin's. Ends with the block."""
+    """Neovim with file `name` of `folder` open; `path` its PATH, `options` the plugin's; with `lint` another
+    server runs beside ours. Ends with the block."""
     options.setdefault("cmd", [str(SERVER), "lsp"])
     own = folder.parent / "xdg"
     own.mkdir(exist_ok=True)
@@ -65,6 +67,7 @@ def neovim(
     quoted = {
         "plugin": json.dumps(str(PLUGIN)),
         "background": json.dumps("light" if light else "dark"),
+        "lint": json.dumps(lint),
         "ruff": json.dumps(str(SERVER.with_name("ruff"))),
         "options": f"[==[{json.dumps(options)}]==]",
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import signal
 import time
 from pathlib import Path
@@ -225,6 +226,81 @@ def test_a_file_that_is_closed_while_the_model_works_loses_nothing(any_neovim, f
         time.sleep(3)  # longer than the words take
         assert "rror" not in terminal.settle()
         assert (folder / "notes.txt").read_text() == NOTES
+
+
+def test_a_user_who_writes_elsewhere_goes_on_and_the_edit_goes_along(any_neovim, folder, known_home):
+    words = " ".join(f"w{n}" for n in range(40))
+    with neovim(any_neovim, folder, "notes.txt", known_home, settings=KNOWN) as terminal:
+        started(terminal)
+        command(terminal, f"5,6Diffcoder edit {words}")
+        terminal.wait("▒▒▒", 20)
+        terminal.keys("ggOzero")
+        terminal.wait("1 of 1", 30)
+        terminal.type(" and more")  # still where it was, and still in insert mode
+        terminal.keys(ESCAPE)
+        terminal.wait("1 change waits for your review; :Diffcoder next (]h) goes there", 5)
+        there = f"zero and more\n{NOTES}"
+        expect(terminal, folder, there)
+        terminal.keys(ENTER)  # no change here: the next one is gone to, and none is decided
+        terminal.wait(lambda _: terminal.cursor()[0] == 5, 5)
+        expect(terminal, folder, there)
+        terminal.keys("gR")  # the same lines, where they are now
+        terminal.wait(f"Edit: {words[:20]}", 5)
+        terminal.keys(f" more{ENTER}")
+        terminal.wait("1 of 1", 30)
+        terminal.keys(ENTER)
+        terminal.wait("1 of 1 changes taken", 5)
+        expect(terminal, folder, there.replace("five\nsix", f"{words} more"))
+
+
+def test_an_edit_of_lines_that_the_user_writes_in_is_dropped(any_neovim, folder, known_home):
+    with neovim(any_neovim, folder, "notes.txt", known_home, settings=KNOWN) as terminal:
+        started(terminal)
+        command(terminal, f"5,6Diffcoder edit {' '.join(f'w{n}' for n in range(40))}")
+        terminal.wait("▒▒▒", 20)
+        terminal.keys(f"5GAx{ESCAPE}")
+        terminal.wait("The text changed while the model was at work", 30)
+        expect(terminal, folder, NOTES.replace("five", "fivex"))
+
+
+def test_a_review_of_a_file_that_is_closed_goes_on_when_it_is_opened_again(any_neovim, folder, known_home):
+    with neovim(any_neovim, folder, "notes.txt", known_home, settings=KNOWN) as terminal:
+        started(terminal)
+        command(terminal, TWO_HUNKS)
+        terminal.wait("1 of 2", 30)
+        command(terminal, "edit tabs.py | bdelete notes.txt")
+        terminal.wait("x = 1", 10)
+        assert (folder / "notes.txt").read_text() == NOTES
+        command(terminal, "edit notes.txt")
+        terminal.wait("1 of 2", 10)
+        terminal.keys("g" + ENTER)
+        terminal.wait("2 of 2 changes taken", 5)
+        expect(terminal, folder, NOTES.replace("two", "two!").replace("six", "six!"))
+
+
+def test_work_is_paused_looked_into_and_counted(any_neovim, folder, known_home):
+    with neovim(any_neovim, folder, "notes.txt", known_home, rows=40, settings=KNOWN) as terminal:
+        started(terminal)
+        command(terminal, "Diffcoder pause")
+        terminal.wait("diffcoder: paused", 10)
+        command(terminal, "2Diffcoder edit deux")
+        terminal.wait("diffcoder is paused", 10)
+        command(terminal, "Diffcoder resume")
+        terminal.wait("at work again", 10)
+        command(terminal, "2Diffcoder edit deux")
+        terminal.wait("1 of 1", 30)
+        terminal.keys("gD")  # beside what it would be, in a tab
+        terminal.wait(lambda shown: re.search(r"two +│.*deux", shown) is not None, 10)
+        terminal.keys("q")
+        terminal.wait("1 of 1", 10)
+        terminal.keys(ENTER)
+        terminal.wait("1 of 1 changes taken", 5)
+        command(terminal, "Diffcoder prompt")
+        terminal.wait('"instruction": "deux"', 10)
+        terminal.keys("q")
+        command(terminal, "Diffcoder stats")
+        shown = terminal.wait("gaps", 10)
+        assert re.search(r"edits +\d+ shown, [1-9]\d* accepted", shown)
 
 
 def test_without_a_server_the_message_says_what_to_do(any_neovim, folder, known_home):

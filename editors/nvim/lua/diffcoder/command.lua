@@ -136,16 +136,22 @@ local function tune(options)
   if not root or not program then
     return message.warn(root and 'the server is not installed: run :Diffcoder install' or 'this file lies in no project: open one of a git repository')
   end
-  local steps = vim.list_extend(program, vim.split(options, '%s+', { trimempty = true }))
-  require('diffcoder.terminal').run({ vim.list_extend(steps, { root }) }, function(ok)
+  local words = vim.split(options, '%s+', { trimempty = true })
+  local status = client and server.status(client)
+  local model = status and { '--model', status.model } or {}
+  local command = vim.iter({ program, model, words, { root } }):flatten():totable()
+  local use = vim.iter({ program, model, { '--use', root } }):flatten():totable()
+  require('diffcoder.terminal').run({ command }, function(ok)
     if not ok then
       return message.warn('the tuning ended early: the terminal says why; `:Diffcoder tune --resume` goes on')
+    elseif vim.list_contains(words, '--dry-run') or vim.list_contains(words, '--use') or vim.list_contains(words, '--off') then
+      return
     end
     message.ask('use what was learnt of this project?', {
       {
         'Use it, if it is better',
         function()
-          require('diffcoder.terminal').run({ assert(server.program('tune', '--use', root)) }, function() end, true)
+          require('diffcoder.terminal').run({ use }, function() end, true)
         end,
       },
       { 'Not now', function() end },

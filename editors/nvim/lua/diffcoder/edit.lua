@@ -13,6 +13,7 @@ local M = {}
 local api = vim.api
 local CANCELLED = -32800
 local selected = api.nvim_create_namespace('diffcoder.selected')
+local asked = api.nvim_create_namespace('diffcoder.asked')
 
 ---@type table<integer, { client: vim.lsp.Client, id: integer, kind: string }>
 local pending = {}
@@ -120,6 +121,7 @@ function resolve(buf, action, kind, first, last, again)
   end
   action.data.version = vim.lsp.util.buf_versions[buf]
   local tick = api.nvim_buf_get_changedtick(buf)
+  local cursor = api.nvim_win_get_cursor(0)
   local work = { client = client, kind = kind }
   local ok, id = client:request('codeAction/resolve', action, function(err, result)
     if pending[buf] ~= work then
@@ -143,8 +145,11 @@ function resolve(buf, action, kind, first, last, again)
           return message.warn('the text changed while the model was at work, so nothing was changed; ask again')
         end
       end
+      -- Somebody who works elsewhere in the file stays there: the next key is not meant for a change.
+      local here = api.nvim_get_current_buf() == buf and vim.deep_equal(api.nvim_win_get_cursor(0), cursor)
       review.start(buf, edits, {
         encoding = client.offset_encoding,
+        stay = not here or api.nvim_get_mode().mode ~= 'n',
         again = again or function()
           action.data.argument.variation = (action.data.argument.variation or 0) + 1
           resolve(buf, action, kind, first, last)
@@ -192,6 +197,30 @@ local function paragraph()
   return first_row, last_row
 end
 
+--- Lines (from 1, both inclusive) that go along with the text, so that the same ones can be asked about again.
+---@return fun(): integer, integer
+local function followed(buf, first, last)
+  local row = math.min(last, api.nvim_buf_line_count(buf)) - 1
+  local mark = api.nvim_buf_set_extmark(buf, asked, first - 1, 0, {
+    right_gravity = false,
+    end_row = row,
+    end_col = #api.nvim_buf_get_lines(buf, row, row + 1, true)[1],
+    end_right_gravity = true,
+  })
+  return function()
+    local found = api.nvim_buf_get_extmark_by_id(buf, asked, mark, { details = true })
+    if #found == 0 then -- the file was read again
+      return first, last
+    end
+    local from, to, column = found[1], found[3].end_row, found[3].end_col
+    -- Lines that were replaced up to the last one leave its end at the beginning of the next.
+    if column == 0 and to > from and #(api.nvim_buf_get_lines(buf, to, to + 1, false)[1] or '') > 0 then
+      to = to - 1
+    end
+    return from + 1, to + 1
+  end
+end
+
 --- Rewrite lines (from 1, both inclusive; none: the paragraph at the cursor) as an instruction says; asks for one.
 ---@param first integer?
 ---@param last integer?
@@ -201,15 +230,18 @@ function M.edit(first, last, instruction)
   if not first or not last then
     first, last = paragraph()
   end
+  local lines = followed(buf, first, last)
   local last_text, variation
   local function run(text)
     variation = text == last_text and variation + 1 or 0
     last_text = text
-    local range = { start = { line = first - 1, character = 0 }, ['end'] = { line = last, character = 0 } }
+    local from, to = lines()
+    local range = { start = { line = from - 1, character = 0 }, ['end'] = { line = to, character = 0 } }
     local argument = { uri = vim.uri_from_bufnr(buf), range = range, instruction = text, variation = variation }
     local action = action_of('diffcoder: ' .. text, 'diffcoder.edit', argument)
-    resolve(buf, action, 'edit', first - 1, last - 1, function()
-      M.prompt(buf, first, last, text, run)
+    resolve(buf, action, 'edit', from - 1, to - 1, function()
+      from, to = lines()
+      M.prompt(buf, from, to, text, run)
     end)
   end
   if instruction then

@@ -537,7 +537,7 @@ local function begin(buf, found, options)
     watch(review)
   end)
   review.current = review.hunks[1]
-  if api.nvim_get_current_buf() == buf then
+  if not options.stay and api.nvim_get_current_buf() == buf then
     go_to(review, review.hunks[1])
   else
     draw(review)
@@ -547,18 +547,24 @@ end
 --- Offer edits of a buffer for review. Nothing is changed yet.
 ---@param buf integer
 ---@param edits lsp.TextEdit[]
----@param options { encoding: string, again: fun()?, tell: fun(outcome: string, texts: string[])? }
+---@param options { encoding: string, stay: boolean?, again: fun()?, tell: fun(outcome: string, texts: string[])? } `stay`:
+--- whoever works elsewhere is left alone
 function M.start(buf, edits, options)
   local old = api.nvim_buf_get_lines(buf, 0, -1, false)
   local found = changes(old, edited(old, edits, options.encoding))
   if #found == 0 then
     return message.say('the model left the text as it is')
   end
-  if vim.startswith(api.nvim_get_mode().mode, 'i') and api.nvim_get_current_buf() == buf then
-    vim.cmd.stopinsert()
-  end
   begin(buf, found, options)
   reviews[buf].tell('shown', texts(reviews[buf].hunks))
+  if options.stay then
+    local key = config.current.review.keys.next
+    local where = api.nvim_get_current_buf() == buf and '' or ' in ' .. vim.fn.fnamemodify(api.nvim_buf_get_name(buf), ':~:.')
+    local what = #found == 1 and '1 change waits' or ('%d changes wait'):format(#found)
+    message.when_idle(function()
+      message.say(('%s for your review%s; :Diffcoder next%s goes there'):format(what, where, key and (' (%s)'):format(key) or ''))
+    end)
+  end
   vim.cmd.redrawstatus()
 end
 
