@@ -7,7 +7,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -88,6 +93,16 @@ def folder(tmp_path: Path) -> Path:
     return project(tmp_path / "project", files)
 
 
+@pytest.fixture
+def empty_home() -> Iterator[Path]:
+    """A home without any model; its engine ends with the test."""
+    folder = Path(tempfile.mkdtemp(prefix="dc-"))
+    yield folder
+    stop = [sys.executable, "-P", "-m", "diffcoder_lsp.cli", "engine", "stop"]
+    subprocess.run(stop, env=os.environ | {"DIFFCODER_HOME": str(folder)}, timeout=60, check=False)
+    shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_ghost_text_of_the_model_is_taken(new_neovim, folder, real_home, keep, light):
     few = {"inline": {"alternatives": 2, "maxTokens": 32}}
@@ -110,7 +125,7 @@ def test_ghost_text_of_the_model_is_taken(new_neovim, folder, real_home, keep, l
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_an_edit_is_drafted_and_reviewed(new_neovim, folder, real_home, keep, film, light):
-    with neovim(new_neovim, folder, "prices.py", real_home, light=light) as terminal:
+    with neovim(new_neovim, folder, "prices.py", real_home, light=light, rows=16) as terminal:
         started(terminal)
         command(terminal, "1,5Diffcoder edit Rename basket to fruits")
         terminal.wait(lambda shown: shown.count("def total_price(") > 1, PATIENCE)  # the draft
@@ -128,7 +143,7 @@ def test_an_edit_is_drafted_and_reviewed(new_neovim, folder, real_home, keep, fi
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_two_gaps_are_filled_together(new_neovim, folder, real_home, keep, light):
-    with neovim(new_neovim, folder, "shop.py", real_home, light=light) as terminal:
+    with neovim(new_neovim, folder, "shop.py", real_home, light=light, rows=16) as terminal:
         started(terminal)
         command(terminal, "Diffcoder fill")
         terminal.wait("1 of 2", PATIENCE)
@@ -143,7 +158,7 @@ def test_two_gaps_are_filled_together(new_neovim, folder, real_home, keep, light
 
 @pytest.mark.parametrize("light", [False, True], ids=["dark", "light"])
 def test_a_diagnostic_of_another_server_is_fixed(new_neovim, folder, real_home, keep, light):
-    with neovim(new_neovim, folder, "words.py", real_home, light=light) as terminal:
+    with neovim(new_neovim, folder, "words.py", real_home, light=light, rows=16, lint=True) as terminal:
         started(terminal)
         terminal.wait("Undefined name `wrod`", 60)
         command(terminal, "8")
@@ -175,3 +190,42 @@ def test_the_session_goes_on_when_the_engine_is_killed(new_neovim, folder, real_
         terminal.keys(f"g{ENTER}")
         terminal.wait("changes taken", 20)
         assert text(terminal, folder) != WORDS
+
+
+def test_a_model_that_is_missing_is_offered_fetched_in_sight_and_used(new_neovim, folder, empty_home):
+    def fetch(terminal) -> None:
+        command(terminal, "Diffcoder model")
+        shown = terminal.wait("tiny", 60)
+        (row,) = [row.strip() for row in shown.splitlines() if "  tiny " in row]
+        assert re.fullmatch(r"\d+: fetch +tiny +0\.1 GB +\d\.\d GB +Apache-2\.0", row), row
+        terminal.keys(f"{row.partition(':')[0]}{ENTER}")
+
+    with neovim(new_neovim, folder, "basket.py", empty_home, rows=30) as terminal:
+        started(terminal)
+        terminal.type(f"Go{ENTER}{ENTER}def heaviest(basket):{ENTER}")
+        terminal.settle(1)
+        terminal.keys(ESCAPE)
+        terminal.wait("the model 'default' is not on this machine", 60)  # asked when it takes no key
+        shown = terminal.wait("Not now", 10)
+        (choice,) = re.findall(r"(\d): Not now", shown)
+        assert "Download (491 MB)" in shown
+        terminal.keys(f"{choice}{ENTER}")
+        fetch(terminal)
+        terminal.wait(lambda shown: re.search(r"\d+ (of \d+ )?MB|\d+ ?%", shown) is not None, 120)
+        terminal.wait("the model is tiny now", PATIENCE)
+        assert (empty_home / "models" / "tiny").is_dir()
+        terminal.keys(ENTER)
+        terminal.wait("tiny", 60)
+        terminal.keys("Go")
+        terminal.keys(NEXT)
+        terminal.wait(lambda shown: not busy(shown) and "def heaviest" in shown, PATIENCE)
+
+
+def test_a_model_that_cannot_be_fetched_says_why(new_neovim, folder, empty_home, monkeypatch):
+    for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    with neovim(new_neovim, folder, "basket.py", empty_home, rows=30) as terminal:
+        started(terminal)
+        command(terminal, "Diffcoder model tiny")
+        terminal.wait("tiny was not fetched: the terminal says why; a next try goes on from there", 300)
+        assert "network" in terminal.text()

@@ -22,9 +22,18 @@ PRICES = (
     "def total(prices, discount):\n    result = 0\n    for price in prices:\n        result += price\n"
     "    return result - discount\n"
 )
+LONG = "\n\n".join(
+    PRICES.replace("total", name) for name in ("total", "spent", "earned", "owed", "paid", "due")
+)
+"""Long enough for the model to be at work while somebody types: a line of it takes a tenth of a second."""
 FILES = {
     "ghost.py": '"""Small numbers."""\n\n\n',
     **dict.fromkeys(("prices.py", "meanwhile.py", "closed.py", "away.py"), PRICES),
+    **dict.fromkeys(("elsewhere.py", "within.py"), LONG),
+    "selected.py": "def average(prices):\n    return sum(‹?›) / len(prices)\n\n\ndef below(prices, limit):\n"
+    "    return [p for p in prices if ‹?›]\n\n\ndef rest(prices):\n    return ‹?›\n",
+    "words.py": "def total_price(basket):\n    return sum(each.price for each in basket)\n\n\n"
+    "def total_weight(basket):\n    return sum(each.weight for each in basket)\n\n\nvalue = ",
     "lines.py": "def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n",
     "names.py": "def first(names):\n    ",
     "unsaved.py": "def cheapest(prices):\n    return ‹?›\n",
@@ -88,6 +97,78 @@ def test_an_edit_shows_its_draft_and_is_taken_hunk_by_hunk(found):
     before, made, decided = (step[name].splitlines() for name in ("before", "made", "decided"))
     assert decided[1] == made[1] == "    money = 0"  # accepted
     assert decided[2:] == before[2:]  # rejected
+
+
+def test_several_selections_are_filled_together(found):
+    step = found("selections")
+    lines = step["made"].splitlines()
+    assert lines[1].strip() == "return sum(prices) / len(prices)"
+    assert "‹?›" not in lines[5]
+    assert lines[9].strip() == "return ‹?›", "this one was not selected"
+    assert step["undone"] == FILES["selected.py"]
+
+
+def test_a_user_who_writes_elsewhere_is_left_there_and_the_edit_goes_along(found):
+    step = found("elsewhere")
+    assert step["writing"], "the model was not at work any more"
+    assert step["typed"]
+    assert step["first"] == f"# ours: {'x' * step['typed']}yyy"
+    assert step["undecided"]
+    assert "money" in step["made"]
+    assert step["made"].startswith(step["first"] + "\n")
+    assert step["back"] == f"{step['first']}\n{LONG}"
+
+
+def test_an_edit_of_lines_that_the_user_writes_in_is_dropped_asked_for_again_and_stopped(found):
+    step = found("within")
+    ours = LONG.replace("result = 0\n", "result = 0  # ours\n", 1)
+    assert "text changed" in step["text"]
+    assert "Try Again" in step["buttons"]
+    assert step["left"] == ours
+    assert step["back"] == ours
+
+
+def test_a_file_that_is_closed_while_the_model_writes_stays_as_it_was(found):
+    step = found("closing")
+    assert step["after"] == step["before"]
+    assert all("are ready" in message for message in step["messages"])
+
+
+def test_an_engine_that_is_killed_while_it_writes_loses_nothing(found):
+    step = found("killWriting")
+    assert step["other"]
+    assert "money" in step["made"]
+    assert step["after"] == step["before"]
+
+
+def test_a_server_that_dies_is_started_again_and_starts_never_overlap(found):
+    step = found("restarts")
+    assert step["second"] != step["first"]
+    assert step["most"] <= 1
+    assert len(step["last"]) == 1
+    assert step["last"] != [step["second"]]
+
+
+def test_only_what_goes_on_from_the_chosen_entry_of_a_list_is_shown(found):
+    seen = found("list")["seen"]
+    assert {each["chosen"] for each in seen} == {"total_price", "total_weight"}
+    for each in seen:
+        rest = each["chosen"].removeprefix("total_")
+        assert not each["ghost"] or each["ghost"].startswith(rest), each
+    assert any(each["ghost"] for each in seen)
+
+
+def test_the_entry_in_the_status_bar_opens_the_menu(found):
+    step = found("menu")
+    assert "model default" in step["entry"]
+    for each in (
+        "Edit with Instruction",
+        "Choose Model",
+        "Learn This Workspace",
+        "Show Prompt",
+        "Statistics",
+    ):
+        assert each in step["offered"]
 
 
 def test_one_undo_takes_the_edit_and_its_review_back(found):
@@ -172,11 +253,16 @@ def test_a_review_survives_a_reload_of_the_window(found):
     assert step["all"] == FILES["prices.py"]
 
 
-def test_a_model_is_pulled_with_progress(found):
+def test_a_model_is_pulled_with_progress_stopped_and_gone_on_with(found):
     step = found("pull")
     assert "98 MB to download" in step["offered"]
     assert "of memory" in step["offered"]
     assert "Apache-2.0" in step["offered"]
+    assert step["stopped"] == {
+        "text": "diffcoder: The download of tiny was stopped; what has come is kept.",
+        "buttons": ["Go On"],
+    }
+    assert not step["halfway"]
     assert step["cancel"]
     assert any("MB" in text for text in step["seen"])
     assert step["here"]

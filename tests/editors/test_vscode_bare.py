@@ -118,5 +118,5 @@ def test_a_server_of_another_version_is_named(found):
 
 def test_a_program_that_is_no_server_is_told(found):
     step = found("noSuchServer")
-    assert "The server did not start" in step["text"]
+    assert "The server did not start (/bin/true ended before it answered)." in step["text"]
     assert step["buttons"][0] == "Open Setting"

@@ -271,6 +271,19 @@ function engines() {
   return JSON.parse(diffcoder('engine', 'status', '--json'));
 }
 
+/** The language servers of this home, by their process numbers. */
+function servers() {
+  const ours = (pid) => {
+    try {
+      const command = fs.readFileSync(`/proc/${pid}/cmdline`, 'utf8').split('\0');
+      return command.includes('lsp') && fs.readFileSync(`/proc/${pid}/environ`, 'utf8').includes(`DIFFCODER_HOME=${options.home}\0`);
+    } catch {
+      return false; // it has ended
+    }
+  };
+  return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name) && ours(name)).map(Number);
+}
+
 /** Change a setting of the workspace; without a value, there are none any more. */
 function setSetting(name, value) {
   const file = path.join(options.folder, '.vscode', 'settings.json');
@@ -362,6 +375,152 @@ const STEPS = {
     const filled = await w.text();
     await w.keys('Control+z');
     return { drafts, lenses, filled, undone: await w.saved('gaps.py') };
+  },
+
+  /** Several selections, each of them a gap. */
+  async selections(w) {
+    await w.openFile('selected.py');
+    await w.goTo(2, 16);
+    await w.keys('Shift+ArrowRight', 'Shift+ArrowRight', 'Shift+ArrowRight', 'Control+d', 'Control+Alt+g');
+    await w.reviewed();
+    await w.lens('Change 2 of 2').first().waitFor({ timeout: SLOW });
+    const made = await w.text();
+    await w.keys('Shift+Alt+Enter');
+    await w.gone('Accept');
+    await w.keys('Control+z');
+    return { made, undone: await w.saved('selected.py') };
+  },
+
+  /** The user writes elsewhere in the file, key after key, while the model writes and when its changes come. */
+  async elsewhere(w) {
+    await w.openFile('elsewhere.py');
+    await w.select(1, 40);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.keys('Control+Home');
+    await w.type('# ours: \n', 5);
+    await w.keys('ArrowUp', 'End');
+    const writing = await w.lens('Stop').count();
+    let typed = 0;
+    // Lenses come when the keys rest; the text tells at once.
+    const changed = w.page.locator('.editor-group-container.active .view-line', { hasText: 'money' });
+    for (const end = Date.now() + SLOW; Date.now() < end && !(await changed.count()); typed += 1) {
+      if ((await w.messages()).length) break;
+      await w.type('x');
+    }
+    await w.type('yyy');
+    const first = (await w.text()).split('\n')[0];
+    await w.keys('Alt+Enter'); // no change here: it goes to the next one
+    await w.page.waitForTimeout(500);
+    const undecided = await w.lens('Accept').count();
+    const made = await w.saved('elsewhere.py');
+    await w.keys('Shift+Alt+Backspace');
+    await w.gone('Accept');
+    return { writing, typed, first, undecided, made, back: await w.saved('elsewhere.py') };
+  },
+
+  /** The user writes within the lines that the model is rewriting, asks once more, and stops that. */
+  async within(w) {
+    await w.openFile('within.py');
+    await w.select(1, 40);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.goTo(2, 100);
+    await w.type('  # ours', 5);
+    const message = await w.waitForMessage('text changed');
+    const left = await w.saved('within.py');
+    await w.press('text changed', 'Try Again');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.lens('Stop').first().click();
+    await w.gone('Stop');
+    return { ...message, left, back: await w.saved('within.py') };
+  },
+
+  /** The file is closed while the model writes, and opened again. */
+  async closing(w) {
+    await w.openFile('within.py');
+    const before = onDisk('within.py');
+    await w.select(1, 40);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.command('View: Close Editor');
+    await w.page.locator('.tab', { hasText: 'within.py' }).waitFor({ state: 'detached' });
+    await w.running();
+    const messages = await w.messages();
+    await w.openFile('within.py');
+    await w.page.waitForTimeout(1000);
+    if (await w.lens('Accept').count()) {
+      await w.keys('Shift+Alt+Backspace');
+      await w.gone('Accept');
+    }
+    return { before, messages, after: await w.saved('within.py') };
+  },
+
+  /** The engine is killed while it writes. */
+  async killWriting(w) {
+    await w.openFile('within.py');
+    const before = onDisk('within.py');
+    await w.select(1, 40);
+    await w.say('Rename the variable result to money');
+    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    const [{ pid }] = engines();
+    process.kill(pid, 'SIGKILL');
+    const toast = w.page.locator('.notification-toast', { hasText: 'diffcoder:' });
+    await w.lens('Accept').first().or(toast.first()).first().waitFor({ timeout: SLOW });
+    const messages = await w.messages();
+    if (messages.length) await toast.locator('.monaco-button', { hasText: 'Try Again' }).first().click();
+    await w.reviewed(true);
+    const made = await w.saved('within.py');
+    await w.keys('Shift+Alt+Backspace');
+    await w.gone('Accept');
+    return { before, messages, made, other: engines()[0].pid !== pid, after: await w.saved('within.py') };
+  },
+
+  /** The language server is killed; then it is started anew, three times at once. */
+  async restarts(w) {
+    const [first] = servers();
+    process.kill(first, 'SIGKILL');
+    for (const end = Date.now() + SLOW; Date.now() < end && servers().every((pid) => pid === first); ) await w.page.waitForTimeout(100);
+    await w.running();
+    const [second] = servers();
+    for (let times = 0; times < 3; times += 1) await w.command('diffcoder: Restart Server');
+    let most = 0;
+    for (const end = Date.now() + 4000; Date.now() < end; await w.page.waitForTimeout(20)) most = Math.max(most, servers().length);
+    await w.running();
+    const last = servers();
+    return { first, second, most, last, messages: await w.messages() };
+  },
+
+  /** While a list of words is open, only what goes on from the chosen one is shown. */
+  async list(w) {
+    await w.openFile('words.py');
+    await w.keys('Control+End');
+    await w.type('total_');
+    await w.keys('Control+Space');
+    const row = w.page.locator('.suggest-widget.visible .monaco-list-row.focused');
+    const seen = [];
+    for (let times = 0; times < 2; times += 1) {
+      await row.waitFor({ timeout: SLOW });
+      const chosen = (await row.locator('.label-name').innerText()).trim();
+      for (const end = Date.now() + 8000; Date.now() < end && !(await w.ghost()); ) await w.page.waitForTimeout(100);
+      seen.push({ chosen, ghost: await w.ghost() });
+      await w.keys('ArrowDown');
+    }
+    await w.keys('Escape', 'Escape');
+    return { seen };
+  },
+
+  /** A click on the entry in the status bar, and the log. */
+  async menu(w) {
+    const entry = await w.entry('model');
+    await w.status().click();
+    await w.page.locator('.quick-input-list .monaco-list-row', { hasText: 'Fill Gaps' }).first().waitFor();
+    const offered = (await w.page.locator('.quick-input-list .monaco-list-row').allInnerTexts()).join('\n');
+    await w.choose('Show Log');
+    const log = w.page.locator('.part.panel .view-lines');
+    await log.filter({ hasText: 'starting' }).first().waitFor({ timeout: SLOW });
+    await w.command('View: Toggle Panel Visibility');
+    return { entry, offered };
   },
 
   /** Asked again from the history; another answer; the text before beside it; one undo. */
@@ -534,21 +693,29 @@ const STEPS = {
   },
 
   async pull(w) {
-    await w.command('diffcoder: Choose Model');
     const row = w.page.locator('.quick-input-list .monaco-list-row', { hasText: 'tiny' }).first();
+    await w.command('diffcoder: Choose Model');
     await row.waitFor({ timeout: SLOW });
     const offered = await row.innerText();
-    await w.shot('models');
     await row.click();
     const dialog = w.page.locator('.monaco-dialog-box');
     await dialog.waitFor({ timeout: SLOW });
     const asked = await dialog.innerText();
     await dialog.locator('.monaco-button', { hasText: 'Download' }).click();
+    const toast = w.page.locator('.notification-toast', { hasText: 'Downloading tiny' });
+    await toast.locator('.monaco-button', { hasText: 'Cancel' }).click();
+    const stopped = await w.waitForMessage('tiny');
+    const folder = path.join(options.home, 'models', 'tiny');
+    const here = () => fs.existsSync(folder) && fs.readdirSync(folder).some((name) => name.endsWith('.gguf'));
+    const halfway = here();
+    await w.press('tiny', 'Go On');
+    await dialog.locator('.monaco-button', { hasText: 'Download' }).click();
     const bar = await w.bar('Downloading tiny');
     await w.status().filter({ hasText: 'tiny' }).waitFor({ timeout: SLOW });
-    setUserSetting('diffcoder.model', 'default');
+    await w.command('diffcoder: Choose Model');
+    await w.choose('Qwen2.5-Coder 0.5B');
     await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
-    return { offered, asked, ...bar, here: fs.existsSync(path.join(options.home, 'models', 'tiny')) };
+    return { offered, asked, ...bar, stopped, halfway, here: here() };
   },
 
   async statistics(w) {
