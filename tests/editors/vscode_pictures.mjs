@@ -35,6 +35,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
   };
   /** The list that is open, whole, and a little of what is below it. */
   const list = async (what) => {
+    await page.mouse.move(WIDTH - 8, 300); // off its input, which would say its words once more
     await page.waitForTimeout(700);
     const box = await page.locator('.quick-input-widget:visible').boundingBox();
     const clip = { x: 0, y: 0, width: WIDTH, height: Math.ceil(box.y + box.height) + 24 };

@@ -9,6 +9,7 @@ import {
   Position,
   Range,
   Selection,
+  TabInputTextDiff,
   TextEditorRevealType,
   ThemeColor,
   Uri,
@@ -102,6 +103,7 @@ export class Reviews implements Disposable {
       workspace.onDidOpenTextDocument((document) => this.takeUp(document)),
       workspace.onDidCloseTextDocument((document) => this.layDown(document)),
       window.onDidChangeVisibleTextEditors(() => this.render()),
+      window.tabGroups.onDidChangeTabs(() => this.render()),
       window.onDidChangeActiveTextEditor(() => this.setContext()),
     ];
     for (const document of workspace.textDocuments) this.takeUp(document);
@@ -315,7 +317,12 @@ export class Reviews implements Disposable {
   }
 
   private render(): void {
+    // Beside the text before, the old lines need not be shown once more. An editor within a diff may have no column.
+    const compared = window.tabGroups.all
+      .filter(({ activeTab }) => activeTab?.input instanceof TabInputTextDiff && activeTab.input.original.scheme === SCHEME)
+      .map(({ viewColumn }) => viewColumn);
     for (const editor of window.visibleTextEditors) {
+      const beside = compared.length > 0 && (!editor.viewColumn || compared.includes(editor.viewColumn));
       const review = this.open.get(editor.document.uri.toString());
       const hunks = editor.document.uri.scheme === SCHEME ? [] : (review?.hunks ?? []);
       editor.setDecorations(
@@ -324,7 +331,7 @@ export class Reviews implements Disposable {
       );
       editor.setDecorations(
         this.removed,
-        hunks.flatMap((hunk) => struck(editor.document, hunk)),
+        beside ? [] : hunks.flatMap((hunk) => struck(editor.document, hunk)),
       );
     }
   }
