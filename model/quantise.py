@@ -1,10 +1,10 @@
 """How a linear layer holds its numbers: fp32 as they are, or int8 with one scale for each output channel.
 
 Int8 products quantise each *row* of the input on its own (symmetric, scale = largest magnitude of the row), so a row's
-result depends on that row alone; integer sums are exact. Inputs take 7 bits: on CPUs without VNNI the byte products of
-FBGEMM are added in pairs in 16 bits, and 8-bit inputs would overflow there. The same 7 bits everywhere keep results
-the same on every machine. This file alone touches torch's quantised operators, which are deprecated in favour of
-torchao (whose dynamic int8 linears need a compiler at run time).
+result depends on that row alone; integer sums are exact. Inputs take 8 bits, and 7 on CPUs without VNNI: there FBGEMM
+adds byte products in pairs in 16 bits, which 8-bit inputs would overflow. So results are the same on all machines of
+either kind. This file alone touches torch's quantised operators, which are deprecated in favour of torchao (whose
+dynamic int8 linears need a compiler at run time).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-INPUT_LEVELS = 63
 PACKED_ROWS = 80_000  # of a weight packed in one piece: a whole output head takes twice as long as halves
 
 warnings.filterwarnings("ignore", "torch.quantize_per_tensor, torch.quantize_per_channel and other")
@@ -42,13 +41,13 @@ class Fp32Linear:
 
 
 class Int8Linear:
-    """x @ weight.T + bias with int8 weights and inputs of 7 bits a row; float32 in and out, no gradient.
+    """x @ weight.T + bias with int8 weights and inputs of 7 or 8 bits a row; float32 in and out, no gradient.
 
     `further` rows are quantised and packed behind the weight's, so that their products, which stand in the columns
     behind, cost no pass of their own.
 
-    `digits` = 2 sends what the first rounding left over through the same weights once more (13 bits in all): twice
-    the rows, no further weights read. The inputs of q, k and v need it: their outlier channels cost 0.7 % of loss.
+    `digits` = 2 sends what the first rounding left over through the same weights once more (13 or 15 bits in all):
+    twice the rows, no further weights read.
     """
 
     def __init__(
@@ -88,13 +87,15 @@ class Int8Linear:
         return y_NO if self.bias is None else y_NO.add_(self.bias)
 
     def _product(self, x_NI: Tensor) -> Tensor:
-        parts = [
-            torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
-                x_NI, 1 / INPUT_LEVELS, INPUT_LEVELS + 1, packed
-            )
-            for packed in self._packed
-        ]
+        parts = [_product(x_NI, INPUT_LEVELS, packed) for packed in self._packed]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def _product(x_NI: Tensor, levels: int, packed: torch.ScriptObject) -> Tensor:
+    """x @ weight.T with x in [-1, 1], rounded to so many levels on either side of 0."""
+    return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
+        x_NI, 1 / levels, levels + 1, packed
+    )
 
 
 def _padded(bias_O: Tensor | None, rows: int) -> Tensor | None:
@@ -106,3 +107,12 @@ def _pack(weight_OI: Tensor, scale_O: Tensor) -> torch.ScriptObject:
     zeros_O = torch.zeros(len(scale_O), dtype=torch.long)
     weight = torch._make_per_channel_quantized_tensor(weight_OI, scale_O.double(), zeros_O, 0)
     return torch.ops.quantized.linear_prepack(weight, None)
+
+
+def _holds_8_bits() -> bool:
+    """Whether the largest products of 8-bit inputs come out whole on this CPU."""
+    weight = torch.full((32, 64), 127, dtype=torch.int8)
+    return bool((_product(torch.ones(1, 64), 127, _pack(weight, torch.ones(32))) == 127 * 64).all())
+
+
+INPUT_LEVELS = 127 if _holds_8_bits() else 63
