@@ -129,7 +129,6 @@ def test_an_edit_is_drafted_and_reviewed(new_neovim, folder, real_home, keep, fi
         started(terminal)
         command(terminal, "1,5Diffcoder edit Rename basket to fruits")
         terminal.wait(lambda shown: shown.count("def total_price(") > 1, PATIENCE)  # the draft
-        keep(terminal, "neovim_draft")
         film(terminal, "neovim_denoising", "1 of 2", PATIENCE)
         keep(terminal, "neovim_review")
         terminal.keys(ENTER)
