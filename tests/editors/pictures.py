@@ -40,7 +40,7 @@ def main(folder: Path, only: list[str]) -> None:
     with tempfile.TemporaryDirectory() as made:
         root = Path(made)
         vsix = code_server.package(tools, root / "dist")
-        shop = {f"shop/part{number}.py": source(number) for number in range(8)}
+        shop = {f"shop/part{number}.py": source(number) for number in range(24)}
         with code_server.driven(tools, vsix, root, {"ghost.py": ""} | shop, SETTINGS) as options:
             script = str(Path(__file__).with_name("vscode_pictures.mjs"))
             subprocess.run(["node", script, json.dumps(options), *only], env=tools.environment, check=True)

@@ -139,7 +139,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
     },
     /** A whole run of the small model on a small repository, which takes minutes; the dark window shows it again. */
     async tune() {
-      await open('ghost.py', 690);
+      await open('ghost.py', 740);
       const use = async (model) => {
         await w.command('diffcoder: Choose Model');
         await w.choose(model);
@@ -154,12 +154,12 @@ for (const [name, theme] of Object.entries(THEMES)) {
       const frame = page.frameLocator('iframe.webview.ready').frameLocator('iframe');
       await frame.locator('button:visible').first().waitFor();
       if (await frame.locator('#start').isVisible()) {
-        await frame.locator('#minutes').fill('8');
+        await frame.locator('#minutes').fill('4');
         await frame.locator('#start').click();
         await frame.locator('#plot').waitFor({ timeout: 600_000 });
         await shot('tuning');
       }
-      await frame.locator('#result').waitFor({ timeout: 900_000 });
+      await frame.locator('#use').waitFor({ timeout: 900_000 });
       await shot('tune');
       await use('Qwen2.5-Coder 0.5B');
     },

@@ -207,7 +207,7 @@ function page(name: string): string {
   button.second { color: var(--vscode-button-secondaryForeground); background: var(--vscode-button-secondaryBackground); }
   input { font: inherit; width: 4.5rem; color: var(--vscode-input-foreground); background: var(--vscode-input-background);
     border: 1px solid var(--vscode-input-border, var(--vscode-editorWidget-border)); padding: .25rem .4rem; }
-  svg { width: 100%; height: 14rem; margin: 1rem 0; background: var(--vscode-editorWidget-background); }
+  svg { width: 100%; height: 11rem; margin: 1rem 0; background: var(--vscode-editorWidget-background); }
   polyline { fill: none; stroke: var(--vscode-charts-blue); stroke-width: 2; vector-effect: non-scaling-stroke; }
   polyline.raw { stroke-width: 1; opacity: .35; }
   table { border-collapse: collapse; margin: 1rem 0; }
