@@ -237,13 +237,18 @@ class Inline:
         )
         request, secrets = session.request(ask.document, ask.gap, limits)
         texts: list[str] = []
-        for number in range(1 if ask.automatic else options.alternatives):
+        wanted = 1 if ask.automatic else options.alternatives
+        for number in range(2 * wanted - 1):  # some are drawn twice
+            if len(texts) == wanted:
+                break
             if number:
                 varied = msgspec.structs.replace(limits, temperature=0.3 + 0.2 * number, seed=number)
                 request = msgspec.structs.replace(request, limits=varied)
             text = await self._fill(ask, request, secrets)
             if text and text not in texts:
                 texts.append(text)
+        if len(texts) > 1:  # who types along goes on with the surest, where others begin like it
+            self.keep(ask.document.uri, Suggestion(ask.gap.prefix, texts[0], ask.gap.suffix))
         return texts
 
     async def _fill(self, ask: _Ask, request: FillRequest, secrets: Secrets) -> str:

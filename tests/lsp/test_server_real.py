@@ -111,6 +111,12 @@ def test_an_editors_session(client):
     assert typed["items"][0]["insertText"] == items[0].insert_text[1:]
     assert client.request("diffcoder/status", None)["reused"] == 1
 
+    # Alternatives, where the model is sure of one.
+    greeting = "file:///w/greeting.py"
+    client.open(greeting, "def greeting(name):\n    ")
+    shown = client.result(client.inline(greeting, 1, 4, invoked=True))["items"]
+    assert len({item["insertText"] for item in shown}) == 2
+
     endpoint = engine_process.find()
     assert endpoint is not None
     cancelled_at_once(client, endpoint)
