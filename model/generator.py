@@ -540,7 +540,8 @@ def _is_partial(raw: bytes) -> bool:
 
 def _return_freed_memory() -> None:
     """Loading leaves some 200 MB of freed blocks with the C library, reading a long prompt 100 MB; it keeps them unless
-    asked (glibc only)."""
+    asked (glibc only). The rows of the embedding that were looked up take up to 80 MB."""
+    loading.forget_rows()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
     if trim is not None:
         trim(0)
