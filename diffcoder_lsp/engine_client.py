@@ -111,7 +111,7 @@ def _call(path: str, request: Request, on_draft: OnDraft | None, session: str | 
 
 
 def _get(path: str) -> dict[str, Any]:
-    return {"method": "GET", "path": path, "headers": {}}
+    return {"method": "GET", "path": path, "headers": {}, "body": b""}
 
 
 def _is_stream(content_type: str) -> bool:
@@ -232,21 +232,17 @@ class EngineClient(_Base):
 
         if self._http is None:
             endpoint = self._endpoint(first)
-            unix = endpoint.address.startswith("unix:")
             # A transport of its own takes no proxy from the environment; `verify` only spares it reading certificates.
             self._http = httpx.Client(
                 base_url=f"http://{engine_process.host_of(endpoint)}",
                 headers=engine_process.headers_of(endpoint),
-                transport=httpx.HTTPTransport(
-                    verify=False, uds=endpoint.address.removeprefix("unix:") if unix else None
-                ),
+                transport=httpx.HTTPTransport(verify=False, uds=engine_process.socket_of(endpoint)),
                 timeout=httpx.Timeout(10, read=SILENCE_SECONDS),
             )
         reply = _Reply(kind, on_draft)
-        content = call.get("body")
         try:
             with self._http.stream(
-                call["method"], call["path"], headers=call["headers"], content=content
+                call["method"], call["path"], headers=call["headers"], content=call["body"]
             ) as response:
                 if _is_stream(response.headers.get("content-type", "")):
                     for chunk in response.iter_bytes():

@@ -31,10 +31,10 @@ class Answer:
 
 
 class _Connection:
-    """One connection, for one request at a time."""
+    """One connection, for one request at a time. TimeoutError where the engine takes or sends nothing for so long."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter):
-        self._reader, self._writer = reader, writer
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, silence_seconds: float):
+        self._reader, self._writer, self._silence = reader, writer, silence_seconds
         self._http = h11.Connection(h11.CLIENT)
 
     @property
@@ -53,15 +53,16 @@ class _Connection:
             self._http.send(h11.EndOfMessage()),
         )
         self._writer.write(b"".join(part for part in parts if part))
-        await self._writer.drain()
+        async with asyncio.timeout(self._silence):
+            await self._writer.drain()
 
-    async def head(self, silence: asyncio.Timeout, seconds: float) -> h11.Response:
-        while not isinstance(event := await self._event(silence, seconds), h11.Response):
+    async def head(self) -> h11.Response:
+        while not isinstance(event := await self._event(), h11.Response):
             pass  # an interim answer
         return event
 
-    async def body(self, silence: asyncio.Timeout, seconds: float) -> AsyncIterator[bytes]:
-        while isinstance(event := await self._event(silence, seconds), h11.Data):
+    async def body(self) -> AsyncIterator[bytes]:
+        while isinstance(event := await self._event(), h11.Data):
             yield bytes(event.data)
 
     def reuse(self) -> bool:
@@ -71,10 +72,10 @@ class _Connection:
         self._http.start_next_cycle()
         return self.is_open
 
-    async def _event(self, silence: asyncio.Timeout, seconds: float) -> Any:
+    async def _event(self) -> Any:
         while (event := self._http.next_event()) is h11.NEED_DATA:
-            silence.reschedule(asyncio.get_running_loop().time() + seconds)
-            self._http.receive_data(await self._reader.read(_READ_BYTES))
+            async with asyncio.timeout(self._silence):
+                self._http.receive_data(await self._reader.read(_READ_BYTES))
         return event
 
 
@@ -83,7 +84,7 @@ class Connections:
     next byte of an answer."""
 
     def __init__(self, endpoint: Endpoint, silence_seconds: float):
-        self._address, self._silence = endpoint.address, silence_seconds
+        self._endpoint, self._silence = endpoint, silence_seconds
         self._headers = {"host": engine_process.host_of(endpoint), **engine_process.headers_of(endpoint)}
         self._idle: list[_Connection] = []
         self._busy: set[_Connection] = set()
@@ -91,7 +92,7 @@ class Connections:
 
     @asynccontextmanager
     async def request(
-        self, method: str, path: str, headers: dict[str, str], body: bytes = b""
+        self, method: str, path: str, headers: dict[str, str], body: bytes
     ) -> AsyncIterator[Answer]:
         """Send a request; leaving before its answer's end closes the connection, which cancels it in the engine.
 
@@ -101,12 +102,10 @@ class Connections:
         connection = await self._connection()
         self._busy.add(connection)
         try:
-            async with asyncio.timeout(self._silence) as silence:
-                await connection.send(method, path, headers, body)
-                head = await connection.head(silence, self._silence)
-                kind = next((value for name, value in head.headers if name == b"content-type"), b"")
-                pieces = connection.body(silence, self._silence)
-                yield Answer(head.status_code, kind.decode("latin-1"), pieces)
+            await connection.send(method, path, headers, body)
+            head = await connection.head()
+            kind = next((value for name, value in head.headers if name == b"content-type"), b"")
+            yield Answer(head.status_code, kind.decode("latin-1"), connection.body())
         except TimeoutError:
             raise
         except (OSError, h11.ProtocolError) as error:
@@ -138,13 +137,13 @@ class Connections:
             connection.close()
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                if self._address.startswith("unix:"):
-                    streams = await asyncio.open_unix_connection(self._address.removeprefix("unix:"))
+                if (path := engine_process.socket_of(self._endpoint)) is not None:
+                    streams = await asyncio.open_unix_connection(path)
                 else:
-                    host, _, port = self._address.removeprefix("http://").rpartition(":")
+                    host, port = engine_process.host_of(self._endpoint).split(":")
                     streams = await asyncio.open_connection(host, int(port))
         except TimeoutError:
             raise
         except OSError as error:
             raise ConnectionError(f"the engine does not listen: {error}") from error
-        return _Connection(*streams)
+        return _Connection(*streams, self._silence)

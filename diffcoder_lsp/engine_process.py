@@ -218,9 +218,14 @@ def health_of(endpoint: Endpoint, timeout_s: float = 5.0) -> Health | None:
         return None
 
 
+def socket_of(endpoint: Endpoint) -> str | None:
+    """The path of the engine's Unix socket; None where it listens on a loopback port."""
+    return endpoint.address.removeprefix("unix:") if endpoint.address.startswith("unix:") else None
+
+
 def host_of(endpoint: Endpoint) -> str:
-    """What a request's Host header says."""
-    return "engine" if endpoint.address.startswith("unix:") else endpoint.address.removeprefix("http://")
+    """What a request's Host header says: the loopback port's name and number, or any word."""
+    return "engine" if socket_of(endpoint) else endpoint.address.removeprefix("http://")
 
 
 def headers_of(endpoint: Endpoint) -> dict[str, str]:
@@ -229,13 +234,14 @@ def headers_of(endpoint: Endpoint) -> dict[str, str]:
 
 
 def _connected(endpoint: Endpoint, timeout_s: float = 2.0) -> socket.socket:
-    if not endpoint.address.startswith("unix:"):
+    path = socket_of(endpoint)
+    if path is None:
         host, port = host_of(endpoint).split(":")
         return socket.create_connection((host, int(port)), timeout_s)
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         connection.settimeout(timeout_s)
-        connection.connect(endpoint.address.removeprefix("unix:"))
+        connection.connect(path)
     except OSError:
         connection.close()
         raise

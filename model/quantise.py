@@ -87,11 +87,11 @@ class Int8Linear:
         return y_NO if self.bias is None else y_NO.add_(self.bias)
 
     def _product(self, x_NI: Tensor) -> Tensor:
-        parts = [_product(x_NI, INPUT_LEVELS, packed) for packed in self._packed]
+        parts = [_rounded_product(x_NI, INPUT_LEVELS, packed) for packed in self._packed]
         return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
 
 
-def _product(x_NI: Tensor, levels: int, packed: torch.ScriptObject) -> Tensor:
+def _rounded_product(x_NI: Tensor, levels: int, packed: torch.ScriptObject) -> Tensor:
     """x @ weight.T with x in [-1, 1], rounded to so many levels on either side of 0."""
     return torch.ops.quantized.linear_with_input_q_dq_qweight_dq_output_fp32(
         x_NI, 1 / levels, levels + 1, packed
@@ -112,7 +112,8 @@ def _pack(weight_OI: Tensor, scale_O: Tensor) -> torch.ScriptObject:
 def _holds_8_bits() -> bool:
     """Whether the largest products of 8-bit inputs come out whole on this CPU."""
     weight = torch.full((32, 64), 127, dtype=torch.int8)
-    return bool((_product(torch.ones(1, 64), 127, _pack(weight, torch.ones(32))) == 127 * 64).all())
+    product = _rounded_product(torch.ones(1, 64), 127, _pack(weight, torch.ones(32)))
+    return bool((product == 127 * 64).all())
 
 
 INPUT_LEVELS = 127 if _holds_8_bits() else 63

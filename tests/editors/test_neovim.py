@@ -51,6 +51,12 @@ def ghost(terminal) -> None:
     terminal.wait(lambda shown: BODY[-1] in shown.split("\n"), 60)
 
 
+def both_taken(terminal, folder):
+    """The end of a review of TWO_HUNKS."""
+    terminal.wait("2 of 2 changes taken", 5)
+    expect(terminal, folder, NOTES.replace("two", "two!").replace("six", "six!"))
+
+
 def test_ghost_text_is_taken_by_word_by_line_and_whole(any_neovim, folder, known_home):
     with neovim(any_neovim, folder, "phi.py", known_home, settings=KNOWN) as terminal:
         ghost(terminal)
@@ -129,8 +135,7 @@ def test_hunks_are_taken_one_by_one_and_undone_at_once(any_neovim, folder, known
         terminal.keys(f"{ENTER}")
         terminal.wait("1 of 1", 5)
         terminal.keys(ENTER)
-        terminal.wait("2 of 2 changes taken", 5)
-        expect(terminal, folder, NOTES.replace("two", "two!").replace("six", "six!"))
+        both_taken(terminal, folder)
         terminal.keys("u")  # one undo takes it all back
         terminal.wait("six!", 5, absent=True)
         expect(terminal, folder, NOTES)
@@ -175,8 +180,7 @@ def test_reading_the_file_again_keeps_the_review(any_neovim, folder, known_home)
         terminal.settle()
         assert "1 of 2" in terminal.text()
         terminal.keys("g" + ENTER)
-        terminal.wait("2 of 2 changes taken", 5)
-        expect(terminal, folder, NOTES.replace("two", "two!").replace("six", "six!"))
+        both_taken(terminal, folder)
 
 
 def test_an_edit_is_asked_for_drafted_stopped_and_asked_for_again(any_neovim, folder, known_home):
@@ -274,8 +278,7 @@ def test_a_review_of_a_file_that_is_closed_goes_on_when_it_is_opened_again(any_n
         command(terminal, "edit notes.txt")
         terminal.wait("1 of 2", 10)
         terminal.keys("g" + ENTER)
-        terminal.wait("2 of 2 changes taken", 5)
-        expect(terminal, folder, NOTES.replace("two", "two!").replace("six", "six!"))
+        both_taken(terminal, folder)
 
 
 def test_work_is_paused_looked_into_and_counted(any_neovim, folder, known_home):

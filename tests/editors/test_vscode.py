@@ -35,13 +35,14 @@ FILES = {
     "words.py": "def total_price(basket):\n    return sum(each.price for each in basket)\n\n\n"
     "def total_weight(basket):\n    return sum(each.weight for each in basket)\n\n\nvalue = ",
     "lines.py": "def mean(numbers):\n    return sum(numbers) / len(numbers)\n\n\n",
-    "names.py": "def first(names):\n    ",
+    "names.py": "def greeting(name):\n    ",  # there are several ways to greet
     "unsaved.py": "def cheapest(prices):\n    return ‹?›\n",
-    # Few and short: one file of them is held out, and each of its lines is measured twice.
-    **{f"shop/part{number}.py": "\n\n\n".join(source(number).split("\n\n\n")[:3]) for number in range(6)},
+    # Short, as few are held out and each of their lines is measured twice; many, so that learning takes seconds.
+    **{f"shop/part{number}.py": "\n\n\n".join(source(number).split("\n\n\n")[:3]) for number in range(24)},
     "gaps.py": "def cheapest(prices):\n    return ‹?›\n\n\ndef average(prices):\n    pass\n",
     "colours.json": '{\n  "red": 1\n  "green": 2\n}\n',
     "locked.py": "def one():\n    return 1\n",
+    ".vscode/settings.json": "{}",  # there from the start, so that the editor watches it
 }
 SETTINGS = {
     "diffcoder.inline.confidence": 0,  # the test is about the editor, not about when the model is sure
@@ -77,15 +78,15 @@ def test_ghost_text_is_accepted_by_word_then_whole(found):
 
 def test_ghost_text_is_accepted_by_the_line(found):
     step = found("line")
-    # in the page's own order, in which the first line of a suggestion comes last
     lines = [line.strip() for line in step["shown"].splitlines()]
     assert len(lines) > 1
     taken = step["line"].removeprefix(step["typed"].rstrip())
-    assert [line.strip() for line in taken.strip().splitlines()] == [lines[-1]]
+    assert [line.strip() for line in taken.strip().splitlines()] == lines[:1]
 
 
-def test_a_suggestion_that_was_asked_for_is_taken(found):
-    step = found("alternatives")  # how many there are is the model's matter
+def test_alternatives_are_shown_by_turns(found):
+    step = found("alternatives")
+    assert len(step["seen"]) > 1
     assert step["shown"].splitlines()[0] in step["text"]
 
 
@@ -180,8 +181,7 @@ def test_an_instruction_of_the_history_is_asked_again_and_compared(found):
     step = found("again")
     assert "Rename the variable result to money" in step["history"][0]
     assert step["first"].count("money") == 3
-    # put back while the model writes anew, which may take it less than a look
-    assert step["between"].rstrip() in (PRICES.rstrip(), step["second"].rstrip())
+    assert step["between"].rstrip() == PRICES.rstrip()  # put back while the model writes anew
     assert step["second"].rstrip() != PRICES.rstrip()
     assert "result += price" in step["compared"]
     assert step["undone"] == PRICES
@@ -280,7 +280,7 @@ def test_statistics_are_shown(found):
 
 def test_a_repository_is_learnt_in_sight(found):
     step = found("tune")
-    assert step["curves"]
+    assert step["curves"] > 1  # it grows
     assert step["plotted"] > 100
     assert any("step" in loss and "loss" in loss for loss in step["losses"])
     assert [row.split("\t")[0] for row in step["numbers"]] == ["bits a token", "exact, %", "tokens a forward"]

@@ -109,6 +109,18 @@ export class Window {
     return [...seen];
   }
 
+  /** Ask for the first lines to be rewritten, and see the model at work. */
+  async rename(last) {
+    await this.select(1, last);
+    await this.say('Rename the variable result to money');
+    await this.lens('Stop').first().waitFor({ timeout: SLOW });
+  }
+
+  async rejectAll() {
+    await this.keys('Shift+Alt+Backspace');
+    await this.gone('Accept');
+  }
+
   async goTo(line, column = 1) {
     await this.page.keyboard.press('Control+g');
     await this.page.waitForSelector('.quick-input-widget:visible input');
@@ -117,22 +129,25 @@ export class Window {
     await this.page.waitForTimeout(200);
   }
 
+  /** The document in front, as it is on the screen now. */
+  now() {
+    return this.page.evaluate(() =>
+      [...document.querySelectorAll('.editor-group-container.active .view-lines .view-line')]
+        .sort((a, b) => parseFloat(a.style.top) - parseFloat(b.style.top))
+        .map((line) => {
+          const copy = line.cloneNode(true);
+          for (const ghost of copy.querySelectorAll('[class*=ghost-text]')) ghost.remove();
+          return copy.textContent.replace(/[\u00a0\u00b7]/g, ' ').replace(/\u200c/g, '');
+        })
+        .join('\n'),
+    );
+  }
+
   /** The document in front, as it is on the screen, once it stays the same for a moment. */
   async text() {
-    const read = () =>
-      this.page.evaluate(() =>
-        [...document.querySelectorAll('.editor-group-container.active .view-lines .view-line')]
-          .sort((a, b) => parseFloat(a.style.top) - parseFloat(b.style.top))
-          .map((line) => {
-            const copy = line.cloneNode(true);
-            for (const ghost of copy.querySelectorAll('[class*=ghost-text]')) ghost.remove();
-            return copy.textContent.replace(/[\u00a0\u00b7]/g, ' ').replace(/\u200c/g, '');
-          })
-          .join('\n'),
-      );
-    for (let last = await read(), tries = 0; ; tries += 1) {
+    for (let last = await this.now(), tries = 0; ; tries += 1) {
       await this.page.waitForTimeout(700);
-      const now = await read();
+      const now = await this.now();
       if (now === last || tries > 20) return now;
       last = now;
     }
@@ -211,7 +226,8 @@ export class Window {
         const line = node.closest('.view-line') ?? node;
         lines.set(line, (lines.get(line) ?? '') + node.textContent);
       }
-      return [...lines.values()].join('\n').replace(/\u00a0/g, ' ').trim();
+      const top = ([line]) => line.getBoundingClientRect().top; // the page has them in any order
+      return [...lines].sort((a, b) => top(a) - top(b)).map(([, text]) => text).join('\n').replace(/\u00a0/g, ' ').trim();
     });
   }
 
@@ -287,7 +303,6 @@ function servers() {
 /** Change a setting of the workspace; without a value, there are none any more. */
 function setSetting(name, value) {
   const file = path.join(options.folder, '.vscode', 'settings.json');
-  fs.mkdirSync(path.dirname(file), { recursive: true });
   fs.writeFileSync(file, JSON.stringify(value === undefined ? {} : { [name]: value }));
 }
 
@@ -326,22 +341,24 @@ const STEPS = {
   },
 
   async alternatives(w) {
-    setUserSetting('diffcoder.inline.alternatives', 3);
+    setSetting('diffcoder.inline.alternatives', 3);
+    await w.page.waitForTimeout(3000); // the editor watches the file, and tells the server
     await w.openFile('names.py');
     await w.keys('Control+End');
     await w.keys('Escape');
     await w.keys('Alt+\\');
     const seen = new Set([await w.waitForGhost()]);
     for (const key of ['Alt+]', 'Alt+]', 'Alt+[']) {
-      await w.keys(key);
-      await w.page.waitForTimeout(3000);
+      const before = await w.ghost();
+      await w.keys(key); // the first time, the model writes the others
+      for (const end = Date.now() + 15000; Date.now() < end && [before, ''].includes(await w.ghost()); ) await w.page.waitForTimeout(100);
       seen.add(await w.ghost());
     }
     const shown = await w.ghost();
     const typed = await w.text();
     await w.keys('Tab');
     await w.textWhere((text) => text !== typed);
-    setUserSetting('diffcoder.inline.alternatives', 1);
+    setSetting();
     return { seen: [...seen], shown, text: await w.saved('names.py') };
   },
 
@@ -394,9 +411,7 @@ const STEPS = {
   /** The user writes elsewhere in the file, key after key, while the model writes and when its changes come. */
   async elsewhere(w) {
     await w.openFile('elsewhere.py');
-    await w.select(1, 40);
-    await w.say('Rename the variable result to money');
-    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.rename(40);
     await w.keys('Control+Home');
     await w.type('# ours: \n', 5);
     await w.keys('ArrowUp', 'End');
@@ -414,17 +429,14 @@ const STEPS = {
     await w.page.waitForTimeout(500);
     const undecided = await w.lens('Accept').count();
     const made = await w.saved('elsewhere.py');
-    await w.keys('Shift+Alt+Backspace');
-    await w.gone('Accept');
+    await w.rejectAll();
     return { writing, typed, first, undecided, made, back: await w.saved('elsewhere.py') };
   },
 
   /** The user writes within the lines that the model is rewriting, asks once more, and stops that. */
   async within(w) {
     await w.openFile('within.py');
-    await w.select(1, 40);
-    await w.say('Rename the variable result to money');
-    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.rename(40);
     await w.goTo(2, 100);
     await w.type('  # ours', 5);
     const message = await w.waitForMessage('text changed');
@@ -440,9 +452,7 @@ const STEPS = {
   async closing(w) {
     await w.openFile('within.py');
     const before = onDisk('within.py');
-    await w.select(1, 40);
-    await w.say('Rename the variable result to money');
-    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.rename(40);
     await w.command('View: Close Editor');
     await w.page.locator('.tab', { hasText: 'within.py' }).waitFor({ state: 'detached' });
     await w.running();
@@ -450,8 +460,7 @@ const STEPS = {
     await w.openFile('within.py');
     await w.page.waitForTimeout(1000);
     if (await w.lens('Accept').count()) {
-      await w.keys('Shift+Alt+Backspace');
-      await w.gone('Accept');
+      await w.rejectAll();
     }
     return { before, messages, after: await w.saved('within.py') };
   },
@@ -460,9 +469,7 @@ const STEPS = {
   async killWriting(w) {
     await w.openFile('within.py');
     const before = onDisk('within.py');
-    await w.select(1, 40);
-    await w.say('Rename the variable result to money');
-    await w.lens('Stop').first().waitFor({ timeout: SLOW });
+    await w.rename(40);
     const [{ pid }] = engines();
     process.kill(pid, 'SIGKILL');
     const toast = w.page.locator('.notification-toast', { hasText: 'diffcoder:' });
@@ -471,8 +478,7 @@ const STEPS = {
     if (messages.length) await toast.locator('.monaco-button', { hasText: 'Try Again' }).first().click();
     await w.reviewed(true);
     const made = await w.saved('within.py');
-    await w.keys('Shift+Alt+Backspace');
-    await w.gone('Accept');
+    await w.rejectAll();
     return { before, messages, made, other: engines()[0].pid !== pid, after: await w.saved('within.py') };
   },
 
@@ -535,8 +541,10 @@ const STEPS = {
     await w.reviewed();
     const first = await w.text();
     await w.lens('Try Again').first().click();
+    // What is put back stays for as long as the model writes anew, which can be short.
+    let between = '';
+    for (const end = Date.now() + SLOW; Date.now() < end && between.trimEnd() !== onDisk('prices.py').trimEnd(); ) between = await w.now();
     await w.lens('Stop').first().waitFor({ timeout: SLOW });
-    const between = await w.text();
     await w.reviewed();
     const second = await w.text();
     await w.lens('Compare').first().click();
@@ -606,8 +614,7 @@ const STEPS = {
     await w.press('away.py are ready', 'Review');
     await w.reviewed(true);
     const made = await w.text();
-    await w.keys('Shift+Alt+Backspace');
-    await w.gone('Accept');
+    await w.rejectAll();
     await w.saved('away.py');
     return { front, untouched, made };
   },
@@ -735,24 +742,27 @@ const STEPS = {
     await w.running();
     await w.command('diffcoder: Learn This Workspace');
     const frame = w.page.frameLocator('iframe.webview.ready').frameLocator('iframe');
-    await frame.locator('#minutes').fill('1');
+    await frame.locator('#minutes').fill('5');
     await frame.locator('#start').click();
     await frame.locator('#stop').waitFor({ timeout: SLOW });
     const losses = new Set();
-    const curves = new Set();
     const plot = frame.locator('#plot');
+    await plot.locator('polyline.smooth').evaluate((curve) => {
+      window.curves = new Set(); // each as it is drawn, however quick
+      new MutationObserver(() => window.curves.add(curve.getAttribute('points'))).observe(curve, { attributes: true });
+    });
     const result = frame.locator('#result');
     while (!(await result.isVisible())) {
       const failed = await frame.locator('#failed').innerText();
       if (failed) throw new Error(failed);
       losses.add(await frame.locator('#loss').innerText());
-      if (await plot.isVisible()) curves.add(await plot.locator('polyline.smooth').getAttribute('points'));
       await w.page.waitForTimeout(100);
     }
     await frame.locator('#use').waitFor({ timeout: SLOW });
     const numbers = await result.locator('tbody tr').allInnerTexts();
     const verdict = await frame.locator('#said').innerText();
     const plotted = (await plot.boundingBox()).height;
+    const curves = await plot.evaluate(() => window.curves.size);
     await w.shot('tune');
     const adapters = () => fs.readdirSync(options.home, { recursive: true }).filter((name) => name.endsWith('.safetensors'));
     const before = adapters();
@@ -766,7 +776,7 @@ const STEPS = {
     setSetting();
     await w.status().filter({ hasText: 'default' }).waitFor({ timeout: SLOW });
     await w.running();
-    return { losses: [...losses], curves: curves.size, plotted, numbers, verdict, used, off };
+    return { losses: [...losses], curves, plotted, numbers, verdict, used, off };
   },
 
   async noServer(w) {

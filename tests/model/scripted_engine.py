@@ -57,6 +57,7 @@ class Scripted:
         limits = request.limits
         for number in range(limits.max_tokens):
             if request is not PROOF:
+                # SLOW is more than an automatic suggestion may take (features.inline.AUTOMATIC_MS).
                 time.sleep(9.0 if "SLOW" in request.prefix else self.seconds)
             forwards += 1
             if "ABORT" in request.prefix and number == 2:
