@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from model.elision import completed
+from model.elision import completed, within
 from model.profiles import CONTEXT, PREFIX, SUFFIX, Profile
 from model.schema import DiffcoderError, EditRequest, Snippet
 
@@ -129,11 +129,16 @@ class Selection:
     def restore(self, text: str, wish: str = "") -> str:
         """The answer in the selection's place: a line that survives keeps every byte, a new one gets the
         common indentation and line end. Blank lines at the end, which models drop, are those of the
-        selection, and so is what the answer leaves out at its ends though nothing in the `wish` asks for that."""
+        selection, and so is what the answer leaves out at its ends though nothing in the `wish` asks for that.
+        What it repeats of the lines around is left out."""
         if not text.strip() and self.text.strip():
             return ""
         old = _lines(self.text)
-        new = completed(old, _lines(text), wish)
+        around = (
+            [line.removeprefix(self.indent) for line in _lines(part.replace("\r\n", "\n"))]
+            for part in (self.before, self.after)
+        )
+        new = completed(old, within(next(around), old, _lines(text), next(around)), wish)
         lines: list[str] = []
         for change, i, j, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
             if change == "equal":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from model.elision import completed
+from model.elision import completed, within
 
 ONE = [
     "def one(count):",
@@ -79,3 +79,42 @@ def test_new_lines_behind_the_last_shared_one_are_no_loss() -> None:
         "    return found",
     ]
     assert completed([*ONE, "", "", *TWO], answer, "Use a regular expression") == answer
+
+
+ABOVE = ["import json", "import sys", ""]
+LOAD = ["def load(path):", "    f = open(path)", "    return json.load(f)"]
+BELOW = ["", "", *TWO]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        ["import json", "import sys", "", "", "def load(path: str):"],
+        ["import sys", "", "def load(path: str):"],
+        ["def load(path: str):", "", "", *TWO],
+        ["import sys", "def load(path: str):", *TWO[:1]],
+    ],
+    ids=["two above", "one above", "all below", "one on either side"],
+)
+def test_lines_around_the_selection_are_not_written_twice(answer: list[str]) -> None:
+    found = within(ABOVE, LOAD, answer, BELOW)
+    assert [line for line in found if line] == ["def load(path: str):"]
+
+
+@pytest.mark.parametrize(
+    ("before", "old", "new", "after"),
+    [
+        (ABOVE, LOAD, LOAD, BELOW),
+        (["value = compute(1)"], ["value = compute(2)"], ["value = compute(1)"], []),
+        ([], ["value = compute(2)"], ["value = compute(3)"], ["value = compute(3)"]),
+        (["}"], ["x = 1"], ["}", "x = 1"], ["}"]),
+        (ABOVE, LOAD, ["import json", "import sys"], BELOW),
+        (["import sys"], ["import sys", "x = 1"], ["import sys", "x = 2"], []),
+        ([], [], [], []),
+    ],
+    ids=["same", "made alike above", "made alike below", "brackets", "nothing else", "twice before", "empty"],
+)
+def test_lines_that_were_meant_stay(
+    before: list[str], old: list[str], new: list[str], after: list[str]
+) -> None:
+    assert within(before, old, new, after) == new
