@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from model.schema import StopReason
 
 _CLOSERS = ")]}"
+_RUN = range(12, 100)  # characters that a model may go round and round in, within a line
 
 
 def indent_of(line: str) -> int:
@@ -41,7 +42,7 @@ class Stops:
 
     stop_string: the first of `stop`. line: the end of the first filled line (`single_line`). suffix: the text goes
     on as the suffix does, through the suffix's first filled line. dedent: a line that stands further left than both
-    the gap and what follows it. repetition: the same filled line a fourth time in a row.
+    the gap and what follows it. repetition: the same filled line, or a run with letters, a fourth time in a row.
     """
 
     prefix: str
@@ -103,11 +104,11 @@ class Stops:
         if not self.head:
             return None
         # A suffix that ends within its first line is only recognised by a line's end: `)` alone may close anything.
-        head = self.head if self.head.endswith("\n") else self.head + "\n"
         # Where the gap holds whole lines, the suffix's begin where lines do: a `}` within a line is not it.
-        start = text.find(head) if not self.whole_lines else f"\n{text}".find(f"\n{head}")
-        if start >= 0:
-            return start
+        begin = "(?m:^)" if self.whole_lines else ""
+        end = "\n" if self.head.startswith("\n") else "[ \t]*\n"
+        if found := re.search(begin + re.escape(self.head.removesuffix("\n")) + end, text):
+            return found.start()
         if self.head.startswith("\n"):
             # The suffix begins at a line's end: its first filled line, whatever blank lines stand before it.
             line = re.escape(self.head.rstrip("\n").rpartition("\n")[2])
@@ -137,4 +138,11 @@ class Stops:
         tail = lines[-4:]
         if len(tail) == 4 and tail[0].strip() and len(set(tail)) == 1:
             return len("\n".join(lines[:-3]))
+        for size in _RUN:
+            run = text[-size:]
+            if len(text) >= 4 * size and text.endswith(run * 4) and any(map(str.isalpha, run)):
+                start = len(text) - 4 * size
+                while start and text[start - 1] == text[start - 1 + size]:
+                    start -= 1
+                return start + size
         return None

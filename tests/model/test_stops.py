@@ -122,6 +122,7 @@ def test_a_single_line_ends_with_the_first_filled_one(prefix: str, suffix: str, 
         ("f(", ")\ny\n", "a, b)\ny\n", "a, b"),
         ("f(", ")", "g(a), b)\ny\n", "g(a), b"),
         ("f() {\n", "}\n", "    if (a) { b() }\n}\n", "    if (a) { b() }\n"),
+        ("SELECT a, ", " FROM t;", "b FROM t; \n\nSELECT c", "b"),  # white space behind it
         ("x = ", "\n    return x\n", "1\n    return x\n", "1"),
         ("x = ", "\n\n\n    return x\n", "1\n    return x\n", "1"),  # fewer blank lines than in the file
         ("x = ", "\n    return x\n", "1\n\n \n    return x  \n", "1"),  # more of them
@@ -185,6 +186,17 @@ def test_at_the_left_margin_nothing_dedents() -> None:
 
 def test_the_fourth_equal_line_in_a_row_leaves_one() -> None:
     assert stream(Stops("", ""), "x\na = 1\na = 1\na = 1\na = 1\nb\n") == ("x\na = 1", "repetition")
+
+
+@pytest.mark.parametrize("more", ["", '"An', '"Ann", "Bob", "Cle'])
+def test_a_run_that_goes_round_and_round_leaves_one(more: str) -> None:
+    text = "names = [" + '"Ann", "Bob", "Cleo", ' * 4 + more
+    assert cut(Stops("", ""), text) == ('names = ["Ann", "Bob", "Cleo", ', "repetition")
+
+
+@pytest.mark.parametrize("text", ["x = [" + "0.0, " * 40, "# " + "-" * 90, '"Ann", "Bob", "Cleo", ' * 3])
+def test_numbers_and_rules_may_repeat(text: str) -> None:
+    assert stream(Stops("", ""), text) == (text, None)
 
 
 @pytest.mark.parametrize("text", ["a\na\na\nb\na\n", "\n\n\n\n\n\nb", "a\nb\na\nb\na\nb\na\nb\n"])
