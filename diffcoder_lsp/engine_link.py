@@ -30,6 +30,12 @@ class Superseded(Exception):
     """A newer request of the same document took this one's place."""
 
 
+def _is_being_cancelled() -> bool:
+    """Of the task that asks. A function, since a frame that names its own task keeps it until garbage is collected."""
+    current = asyncio.current_task()
+    return current is not None and current.cancelling() > 0
+
+
 class Latest:
     """At most one running piece of work a key: the newest."""
 
@@ -45,8 +51,7 @@ class Latest:
         try:
             return await task
         except asyncio.CancelledError:
-            current = asyncio.current_task()
-            if current is not None and current.cancelling():
+            if _is_being_cancelled():
                 raise
             raise Superseded from None
         finally:

@@ -18,6 +18,7 @@ import logging
 import queue
 import re
 import threading
+import weakref
 from collections.abc import Callable, Coroutine, Iterator
 from contextvars import ContextVar
 from typing import Any, BinaryIO
@@ -37,7 +38,7 @@ NOT_INITIALIZED = -32002
 REQUEST_CANCELLED = -32800
 CONTENT_MODIFIED = -32801
 REQUEST_FAILED = -32803
-_BOUND: ContextVar[asyncio.Timeout | None] = ContextVar("bound", default=None)
+_BOUND: ContextVar[Callable[[], asyncio.Timeout | None]] = ContextVar("bound", default=lambda: None)
 
 MAX_BODY = 256_000_000
 """Bytes of a body that is read; a longer one is skipped."""
@@ -99,7 +100,7 @@ def read_frames(stream: BinaryIO) -> Iterator[bytes]:
 
 def take_your_time() -> None:
     """Called by a handler that may rightly take longer than a request's bound: a download."""
-    if (bound := _BOUND.get()) is not None:
+    if (bound := _BOUND.get()()) is not None:
         bound.reschedule(None)
 
 
@@ -187,7 +188,7 @@ class Connection:
     def spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         """Run `work` beside the requests; what it raises is reported, as a handler's would be."""
         context = contextvars.copy_context()
-        context.run(_BOUND.set, None)  # it may outlive the request that it comes from
+        context.run(_BOUND.set, lambda: None)  # it may outlive the request that it comes from
         task = asyncio.get_running_loop().create_task(work, context=context)
         self._background.add(task)
 
@@ -296,7 +297,10 @@ class Connection:
 
     async def _bounded(self, work: Coroutine[Any, Any, Any]) -> Any:
         async with asyncio.timeout(self._seconds) as bound:
-            _BOUND.set(bound)
+            # It knows its task. If the task knew it, a cancelled one, with the texts in its frames, would wait to be
+            # collected as garbage.
+            _BOUND.set(weakref.ref(bound))
+            del bound
             return await work
 
     def _finished(self, id: Id, method: str, work: Coroutine[Any, Any, Any], task: asyncio.Task[Any]) -> None:

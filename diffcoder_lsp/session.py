@@ -24,7 +24,7 @@ from diffcoder_lsp.settings import Settings
 from diffcoder_lsp.statistics import Statistics
 from model.schema import DiffcoderError, FillRequest, Limits
 
-PREFIX_CHARS, PREFIX_STEP, SUFFIX_CHARS = 32768, 16384, 16384
+PREFIX_CHARS, PREFIX_STEP, SUFFIX_CHARS = 8192, 4096, 8192
 """Text around a gap that is sent: more than any window holds. The prefix's start moves in steps, so that the engine's
 window, whose own steps count from there, stays put while the user types."""
 
