@@ -45,7 +45,7 @@ def divergences(edits: int, seed: int = 1) -> int:
         place, new = random_change(draw, model)
         where = None if place is None else Range(Position(*place[0]), Position(*place[1]))
         document = document.changed([ContentChange(new, where)], number)
-        if document.text != model.text:
+        if not document.text == "".join(document.lines) == model.text:
             wrong += 1
             document = Document.of(URI, model.text, number, "python", encoding)
     return wrong

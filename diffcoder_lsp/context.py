@@ -79,6 +79,7 @@ def _holds_secret(paragraph: str) -> bool:
     return bool(_SECRET_VALUE.search(paragraph))
 
 
+@functools.lru_cache(maxsize=256)
 def is_secret(path: str) -> bool:
     """Whether a file's name says that it holds secrets."""
     pure = PurePath(path)

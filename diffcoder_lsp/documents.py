@@ -131,7 +131,11 @@ class Document:
 
     def changed(self, changes: Sequence[ContentChange], version: int | None) -> Document:
         """The document after `changes`, each of which speaks of the text that the one before it left."""
-        lines = self.lines
+        lines, text = self.lines, None
+        if len(changes) == 1 and (range := changes[0].range) is not None:
+            # A key: the text is not put together from all lines again.
+            start, end = self.span(range)
+            text = self.text[:start] + changes[0].text + self.text[end:]
         for change in changes:
             if change.range is None:
                 lines = lines_of(change.text)
@@ -139,7 +143,10 @@ class Document:
                 lines = _replaced(
                     Document(self.uri, lines, encoding=self.encoding), change.range, change.text
                 )
-        return Document(self.uri, lines, version, self.language, self.encoding)
+        document = Document(self.uri, lines, version, self.language, self.encoding)
+        if text is not None:
+            document.__dict__["text"] = text
+        return document
 
 
 def _replaced(document: Document, range: Range, text: str) -> list[str]:

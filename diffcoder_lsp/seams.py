@@ -146,7 +146,7 @@ def _indented(text: str, gap: Gap) -> str:
         # Within a bracket, a string of several lines, or behind a backslash.
         inside = depth > 0 or shown.startswith("\0") or joined
         joined = shown.endswith("\\")
-        depth = max(0, depth + sum((char in "([{") - (char in ")]}") for char in shown))
+        depth = max(0, depth + sum(map(shown.count, "([{")) - sum(map(shown.count, ")]}")))
         content = line.lstrip(" \t")
         if inside:
             over = at

@@ -31,7 +31,7 @@ def test_incremental_changes_give_the_clients_text(encoding, text, seed):
             ],
             version,
         )
-        assert document.text == model.text
+        assert document.text == "".join(document.lines) == model.text
         assert (document.version, document.language) == (version, "python")
 
 
