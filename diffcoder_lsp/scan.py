@@ -42,7 +42,12 @@ _PATTERNS: dict[str | None, re.Pattern[str]] = {}
 
 def blanked(text: str, language: str | None) -> str:
     """`text` with every character of a string or comment but line ends replaced by a NUL: as long, and code alone."""
-    return _pattern(language).sub(lambda match: _ANY.sub("\0", match.group()), text)
+    return _pattern(language).sub(_blank, text)
+
+
+def _blank(match: re.Match[str]) -> str:
+    text = match.group()
+    return _ANY.sub("\0", text) if "\n" in text else "\0" * len(text)
 
 
 def _pattern(language: str | None) -> re.Pattern[str]:

@@ -21,23 +21,28 @@ _LANGUAGES = frozenset(_NAMES.split())
 """Those in which brackets outside strings and comments come in pairs."""
 _OPENER = {")": "(", "]": "[", "}": "{"}
 _CLOSER = {opener: closer for closer, opener in _OPENER.items()}
+_BRACKET = re.compile(r"[()\[\]{}]")
 _TOP = re.compile(r"^[A-Za-z_@]", re.MULTILINE)
+_DEFINITION = re.compile(r"^(?:[A-Za-z_@]|[ \t]+(?:async[ \t]+)?(?:def|class)\b)", re.MULTILINE)
+"""Python's own: no bracket is open there either, and what stands above it is long."""
 _JUMP = re.compile(r"[ \t]*(return|raise|continue|break)\b")
 
 
 @dataclass(frozen=True)
 class _Seam:
-    """`head` is the text before a filling from a line that is no part of a bracket, string or block on; `code` is `head`
-    and the filling, `tail` what follows up to such a line: both without strings and comments."""
+    """`head` is the text before a filling from a line that is no part of a bracket or string on; `code` is `head`
+    and the filling, `tail` what follows up to such a line: both without strings and comments. `levels` are the
+    indentations of the blocks in which `head` begins."""
 
     head: str
     code: str
     tail: str
+    levels: tuple[str, ...]
 
     @classmethod
     def of(cls, text: str, gap: Gap) -> _Seam:
-        opened, head, tail = _around(gap)
-        return cls(head, blanked(opened + head + text, gap.language)[len(opened) :], tail)
+        opened, head, tail, levels = _around(gap)
+        return cls(head, blanked(opened + head + text, gap.language)[len(opened) :], tail, levels)
 
     @property
     def filling(self) -> str:
@@ -45,17 +50,33 @@ class _Seam:
 
 
 @functools.lru_cache(4)  # every question about a filling begins here, and files are long
-def _around(gap: Gap) -> tuple[str, str, str]:
-    """The head and the tail of a gap's seams, and first what opened the string or comment in which the head begins."""
+def _around(gap: Gap) -> tuple[str, str, str, tuple[str, ...]]:
+    """The head, the tail and the levels of a gap's seams, and first what opened the string or comment in which the head
+    begins."""
     before = gap.opened + gap.prefix
     begin = start = len(gap.opened)
-    for match in _TOP.finditer(blanked(before, gap.language), begin):
+    code = blanked(before, gap.language)
+    for match in (_DEFINITION if gap.language == "python" else _TOP).finditer(code, begin):
         begin = match.start()
     suffix = blanked(gap.suffix, gap.language)
     line = suffix.find("\n") + 1
     found = _TOP.search(suffix, line) if line else None
     tail = suffix[: found.start()] if found else suffix
-    return "" if begin > start else gap.opened, before[begin:], tail
+    return "" if begin > start else gap.opened, before[begin:], tail, _levels(code, begin)
+
+
+def _levels(code: str, begin: int) -> tuple[str, ...]:
+    """The indentations further left than the line at `begin`, outermost first, of the blocks that hold it."""
+    line = code[begin:].partition("\n")[0]
+    width, levels = len(line) - len(line.lstrip(" \t")), []
+    for above in reversed(code[:begin].split("\n")):
+        content = above.lstrip(" \t")
+        if not width:
+            break
+        if len(above) - len(content) < width and content.strip("\0"):
+            width = len(above) - len(content)
+            levels.append(above[:width])
+    return ("", *(level for level in reversed(levels) if level))
 
 
 def kept_in_step(text: str, gap: Gap) -> str:
@@ -88,14 +109,13 @@ def first_statement(text: str, gap: Gap) -> str:
 def _open(code: str) -> tuple[str, str]:
     """The closing brackets that nothing opens, and the opening ones that nothing closes."""
     closers, stack = "", ""
-    for char in code:
+    for char in _BRACKET.findall(code):
         if char in "([{":
             stack += char
-        elif char in _OPENER:
-            if stack.endswith(_OPENER[char]):
-                stack = stack[:-1]
-            elif not stack:
-                closers += char
+        elif stack.endswith(_OPENER[char]):
+            stack = stack[:-1]
+        elif not stack:
+            closers += char
     return closers, stack
 
 
@@ -137,7 +157,7 @@ def _indented(text: str, gap: Gap) -> str:
     head, code = seam.head, seam.code
     whole = head + text
     cursor, column = head.count("\n"), len(head.rpartition("\n")[2])
-    levels, header, depth, at, joined = [""], False, 0, 0, False
+    levels, header, depth, at, joined = list(seam.levels), False, 0, 0, False
     # the indentation of a statement that leaves its block, and where the statement is over
     left, over = "", 0
     for number, line in enumerate(whole.split("\n")):
