@@ -271,6 +271,6 @@ _mappings: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
 
 def forget_rows() -> None:
     """Give the memory of looked-up rows back: each took its neighbours along, 64 kB. They stay in the page cache."""
-    for mapping in _mappings:
-        if hasattr(mmap, "MADV_DONTNEED"):
+    if hasattr(mmap, "MADV_DONTNEED"):
+        for mapping in _mappings:
             mapping.madvise(mmap.MADV_DONTNEED)

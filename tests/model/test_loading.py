@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -84,6 +85,27 @@ def test_int8_scores_are_near_those_of_fp32(
     write_model(tmp_path / "model", family, tied)
     small, exact = (scores(loading.load(str(tmp_path / "model"), form=form)) for form in ("int8", "fp32"))
     assert (small - exact).norm() < 0.1 * exact.norm()
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="this system does not tell")
+def test_rows_that_were_given_back_are_read_again(folder: Path, place: Path) -> None:
+    decoder = loading.load(str(folder)).decoder
+    rows = decoder.embed(torch.arange(40))
+    mapped = resident(place)
+    loading.forget_rows()
+    assert resident(place) < mapped
+    assert torch.equal(decoder.embed(torch.arange(40)), rows)
+
+
+def resident(file: Path) -> int:
+    """How many kB of a mapped file are in this process."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if re.match(r"[0-9a-f]+-[0-9a-f]+ ", line):
+            inside = line.endswith(str(file.resolve()))
+        elif inside and line.startswith("Rss:"):
+            found += int(line.split()[1])
+    return found
 
 
 def test_a_model_is_converted_once(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
