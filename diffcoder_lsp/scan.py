@@ -37,6 +37,7 @@ def _literals(language: str | None) -> re.Pattern[str]:
 
 _OPENERS = ('"""', "'''", "/*", "//", "--", "#", "`", '"', "'")
 _ANY = re.compile(r"[^\n]")
+_BRACKET = re.compile(r"[()\[\]{}]")
 _PATTERNS: dict[str | None, re.Pattern[str]] = {}
 
 
@@ -99,14 +100,13 @@ def unmatched(text: str) -> tuple[str, str]:
     """The closing brackets of `text` that nothing in it opens, and the opening ones that nothing closes."""
     pairs = {")": "(", "]": "[", "}": "{"}
     closers, stack = "", ""
-    for char in text:
+    for char in _BRACKET.findall(text):
         if char in "([{":
             stack += char
-        elif char in pairs:
-            if stack.endswith(pairs[char]):
-                stack = stack[:-1]
-            elif not stack:
-                closers += char
+        elif stack.endswith(pairs[char]):
+            stack = stack[:-1]
+        elif not stack:
+            closers += char
     return closers, stack
 
 

@@ -11,7 +11,7 @@ import re
 from dataclasses import dataclass
 
 from diffcoder_lsp.gaps import Gap
-from diffcoder_lsp.scan import blanked, open_at
+from diffcoder_lsp.scan import blanked, open_at, unmatched
 
 _NAMES = """
     c cpp csharp dart go java javascript javascriptreact julia kotlin lua php python r rust scala swift typescript
@@ -21,7 +21,6 @@ _LANGUAGES = frozenset(_NAMES.split())
 """Those in which brackets outside strings and comments come in pairs."""
 _OPENER = {")": "(", "]": "[", "}": "{"}
 _CLOSER = {opener: closer for closer, opener in _OPENER.items()}
-_BRACKET = re.compile(r"[()\[\]{}]")
 _TOP = re.compile(r"^[A-Za-z_@]", re.MULTILINE)
 _DEFINITION = re.compile(r"^(?:[A-Za-z_@]|[ \t]+(?:async[ \t]+)?(?:def|class)\b)", re.MULTILINE)
 """Python's own: no bracket is open there either, and what stands above it is long."""
@@ -93,7 +92,7 @@ def breaks_off(text: str, gap: Gap) -> bool:
     """Whether a line ends within brackets that it opened, so that its statement goes on below."""
     if "\n" in text or gap.suffix.partition("\n")[0].strip() or gap.language not in _LANGUAGES:
         return False
-    return bool(_open(_Seam.of(text, gap).filling)[1])
+    return bool(unmatched(_Seam.of(text, gap).filling)[1])
 
 
 def first_statement(text: str, gap: Gap) -> str:
@@ -106,25 +105,12 @@ def first_statement(text: str, gap: Gap) -> str:
     return text
 
 
-def _open(code: str) -> tuple[str, str]:
-    """The closing brackets that nothing opens, and the opening ones that nothing closes."""
-    closers, stack = "", ""
-    for char in _BRACKET.findall(code):
-        if char in "([{":
-            stack += char
-        elif stack.endswith(_OPENER[char]):
-            stack = stack[:-1]
-        elif not stack:
-            closers += char
-    return closers, stack
-
-
 def _bracketed(text: str, gap: Gap) -> str:
     seam = _Seam.of(text, gap)
     behind = open_at(seam.head + text, gap.language)
     # Where a string begins that has no end; a comment needs none.
     unfinished = None if behind is None or (seam.head + text)[behind] in "#/-" else behind - len(seam.head)
-    outer, below = _open(seam.code[: len(seam.head)])[1], _open(seam.tail)[0]
+    outer, below = unmatched(seam.code[: len(seam.head)])[1], unmatched(seam.tail)[0]
     # The suffix closes the outermost of what is open: the filling may close the rest, or open what the suffix lacks.
     owed, lent = max(0, len(outer) - len(below)), max(0, len(below) - len(outer))
     stack, whole = "", 0

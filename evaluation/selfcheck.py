@@ -25,14 +25,15 @@ _UNTRANSLATED = """
     740 744 749 750 753 757 772 776 780 785 788 791 792 795 806 808 809 811 825 842 844 852 858 875 878
     888 894 915 916 920 921 936 939 942 951 954 969 972
 """
-# Canonical solutions that do not pass their own tests, by task: measured, and each looked at.
+# Canonical solutions that do not pass their own tests, by task: measured, and looked at but where it says so.
 KNOWN_FAILURES: dict[str, frozenset[str]] = {
     # its solution needs an npm package (js-md5)
     "humanevalfix-js": frozenset({"JavaScript/162"}),
-    # they fetch something (1006, 1012) or talk to a server of their own (1040): a room has no network, not even its own.
+    # they fetch something (1006, 1012) or seem to talk to a server of their own (1040, by its message).
     "bigcodebench": _OFFLINE,
     "bigcodebench-hard": _OFFLINE,
-    # solutions translated by machine: 134 use a name that is defined nowhere, 8 do not meet an assertion
+    # solutions translated by machine: 134 use a name that is defined nowhere, 8 do not meet an assertion; judged by the
+    # message of each
     "mbxp-js": frozenset(f"MBJSP/{n}" for n in _UNTRANSLATED.split()),
     # functions named `check` as the tests' own (56, 349, 899, 967), solutions that do not parse (64, 966), names that
     # are defined nowhere (367, 601, 927), assertions that the published solution does not meet (the others)

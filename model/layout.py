@@ -134,11 +134,11 @@ class Selection:
         if not text.strip() and self.text.strip():
             return ""
         old = _lines(self.text)
-        around = (
+        before, after = (
             [line.removeprefix(self.indent) for line in _lines(part.replace("\r\n", "\n"))]
             for part in (self.before, self.after)
         )
-        new = completed(old, within(next(around), old, _lines(text), next(around)), wish)
+        new = completed(old, within(before, old, _lines(text), after), wish)
         lines: list[str] = []
         for change, i, j, start, end in SequenceMatcher(None, old, new, autojunk=False).get_opcodes():
             if change == "equal":
