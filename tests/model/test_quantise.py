@@ -1,4 +1,4 @@
-"""Int8 products against float64 ones of the same weights: inputs of 7 and of 8 bits, one digit and two."""
+"""Int8 products against float64 ones of the same weights: inputs of 7 and of 8 bits, one digit and two, each library."""
 
 from __future__ import annotations
 
@@ -36,3 +36,14 @@ def test_8_bits_are_taken_where_the_largest_products_come_out_whole() -> None:
         weight = torch.full((32, 4864), sign * 127, dtype=torch.int8)
         product = Int8Linear(weight, torch.ones(32))(ones)
         assert product.allclose(torch.full((3, 32), sign * 127.0 * 4864), rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", sorted({63, quantise.INPUT_LEVELS}))
+@pytest.mark.parametrize("rows", [0, 1, 5, 33, 200])
+def test_both_libraries_give_the_same_numbers_to_the_bit(levels: int, rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    weight_OI, scale_O = quantise_weight(torch.randn(321, 896, generator=generator))
+    x_NI = torch.randn(896, rows, generator=generator).T  # not contiguous
+    x_NI = x_NI / x_NI.abs().amax().clamp_min(1) if rows else x_NI
+    expected_NO = quantise.Fbgemm(weight_OI, scale_O, levels)(x_NI)
+    assert torch.equal(quantise.OneDnn(weight_OI, scale_O, levels)(x_NI), expected_NO)
