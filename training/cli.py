@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
     add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
     add.add_argument("--packages", action="append", type=Path, default=[], help="folder of licensed packages")
-    add.add_argument("--most", type=int, help="most files of one package")
+    add.add_argument("--most", type=int, help="most files of one package; a --source is read whole")
     _benchmarks(add)
     add.set_defaults(run=make_corpus)
     add = commands.add_parser("commits", help="edits out of a repository's history and made from its files")
@@ -131,7 +131,10 @@ def _benchmarks(parser: argparse.ArgumentParser) -> None:
 
 def make_corpus(options: argparse.Namespace) -> None:
     sources = [corpora.Source(name, Path(folder), licence) for name, folder, licence in options.source]
-    packages = [source for folder in options.packages for source in discover(folder)]
+    refused: dict[str, str] = {}
+    packages = [source for folder in options.packages for source in discover(folder, refused)]
+    said = f": {', '.join(sorted(refused))}" if refused else ""
+    print(f"{len(packages)} packages; {len(refused)} without a permissive licence{said}", flush=True)
     tokenizer = load_tokenizer(open_checkpoint(options.base))
     vocab = tokenizer.get_vocab_size()
     singles = [
@@ -140,6 +143,7 @@ def make_corpus(options: argparse.Namespace) -> None:
     left_out: Counter[str] = Counter()
     settings: dict[str, object] = {
         "sources": [[source.name, source.licence] for source in sources + packages],
+        "refused": refused,
         "vocabulary": {
             "size": max(vocab, open_checkpoint(options.base).config.vocab),
             "always": sorted(singles),
@@ -151,7 +155,10 @@ def make_corpus(options: argparse.Namespace) -> None:
         corpora.walk(packages, contaminated, left_out, most=options.most),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
-    print((options.corpus / "corpus.json").read_text("utf-8")[-600:])
+    facts = json.loads((options.corpus / "corpus.json").read_text("utf-8"))
+    print(f"{facts['tokens']:,} tokens in {facts['documents']:,} files: {options.corpus}")
+    for reason, files in sorted(facts["left_out"].items(), key=lambda pair: -pair[1]):
+        print(f"{files:8,} {reason}")
 
 
 def write(options: argparse.Namespace) -> None:

@@ -87,11 +87,10 @@ def walk(
         files = [path for path in ignoring.files(source.folder) if path.suffix in LANGUAGES]
         # By hash of the path: a fair choice of files that is the same every time.
         for file in sorted(files, key=lambda f: _digest(f.relative_to(source.folder).as_posix())):
-            if most is not None and taken == most:
-                left_out["more files of this source than wanted"] += 1
-                continue
             path, text, secrets = file.relative_to(source.folder), "", 0
             reason = _unwanted(path, file, largest)
+            if reason is None and taken == most:
+                reason = "more files of this source than wanted"
             if reason is None:
                 try:
                     text, secrets = scrub(file.read_text("utf-8").replace("\r\n", "\n"))
@@ -148,6 +147,7 @@ def write(
     complete.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "corpus.json").unlink(missing_ok=True)  # of an older corpus, whose other files are replaced now
     pieces: list[NDArray[np.uint32]] = []
     starts, total = [0], 0
     with (folder / "records.jsonl").open("w", encoding="utf-8") as records:

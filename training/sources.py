@@ -1,8 +1,9 @@
 """Which folders hold code that may be learnt from: packages with a permissive licence that says so itself.
 
 Four kinds are told apart by what they carry: npm packages (package.json), installed Python distributions
-(*.dist-info), unpacked Debian packages (usr/share/doc/*/copyright) and source trees with a licence file. A
-package whose licence is not found or not permissive is left out. Reads text only; runs nothing.
+(*.dist-info), unpacked Debian packages (usr/share/doc/*/copyright) and source trees with licence files. A
+package whose licence is not found or not permissive is left out, and so is a tree one of whose licence files
+names other terms: whether both hold or either, no rule can tell. Reads text only; runs nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +25,14 @@ _LICENCE_TEXTS = {
     "Apache-2.0": r"Apache License,?\s+Version 2\.0",
     "MIT": r"Permission is hereby granted, free of charge",
     "BSD-3-Clause": r"Redistribution and use in source and binary forms",
+    "BSL-1.0": r"Boost Software License",
+    "Unlicense": r"free and unencumbered software released into the public domain",
 }
+_OTHER_TERMS = re.compile(
+    r"(?i)\bGNU\s+(Lesser\s+|Library\s+|Affero\s+)?General\s+Public\s+License|Mozilla\s+Public\s+License"
+    r"|Commons\s+Clause|Business\s+Source\s+License|Server\s+Side\s+Public\s+License|Elastic\s+License|Non-?Commercial"
+    r"|Eclipse\s+Public\s+License|Common\s+Development\s+and\s+Distribution\s+License"
+)
 
 
 def permissive(expression: str) -> bool:
@@ -36,31 +44,47 @@ def permissive(expression: str) -> bool:
     )
 
 
-def discover(folder: Path) -> Iterator[Source]:
-    """Every permissively licensed package under `folder`, which is one itself or holds such folders."""
-    if (folder / "package.json").is_file() and not (folder / "node_modules").is_dir():
-        yield from _source(folder.name, folder, _npm_licence(folder / "package.json"))
+def discover(folder: Path, refused: dict[str, str]) -> Iterator[Source]:
+    """Every permissively licensed package under `folder`, which is one itself or holds such folders. `refused` takes the
+    names of the others, with what they say of their licence."""
+    npm = folder / "package.json"
+    if npm.is_file() and not (folder / "node_modules").is_dir():
+        yield from _source(folder.name, folder, _npm_licence(npm) or _licence_of_texts(folder), refused)
     elif list(folder.glob("*.dist-info")):
         for info in sorted(folder.glob("*.dist-info")):
-            yield from _distribution(folder, info)
+            yield from _distribution(folder, info, refused)
     elif list(folder.glob("usr/share/doc/*/copyright")):
         text = "\n".join(
             path.read_text("utf-8", "replace") for path in folder.glob("usr/share/doc/*/copyright")
         )
         licences = {name.strip() for name in re.findall(r"(?m)^License:[ \t]*(\S.*)$", text)}
-        yield from _source(folder.name, folder, " and ".join(sorted(licences)))
-    elif files := [path for name in ("LICENSE*", "LICENCE*", "COPYING*") for path in folder.glob(name)]:
-        text = files[0].read_text("utf-8", "replace") if files[0].is_file() else ""
-        found = [name for name, pattern in _LICENCE_TEXTS.items() if re.search(pattern, text)]
-        yield from _source(folder.name, folder, found[0] if found else "")
+        yield from _source(folder.name, folder, " and ".join(sorted(licences)), refused)
+    elif _licence_files(folder):
+        yield from _source(folder.name, folder, _licence_of_texts(folder), refused)
     else:
         for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
-            yield from discover(inner)
+            yield from discover(inner, refused)
 
 
-def _source(name: str, folder: Path, licence: str) -> Iterator[Source]:
+def _source(name: str, folder: Path, licence: str, refused: dict[str, str]) -> Iterator[Source]:
     if permissive(licence):
         yield Source(name, folder, licence, many=True)
+    else:
+        refused[name] = licence
+
+
+def _licence_files(folder: Path) -> list[Path]:
+    names = ("LICENSE*", "LICENCE*", "COPYING*")
+    return sorted(path for name in names for path in folder.glob(name) if path.is_file())
+
+
+def _licence_of_texts(folder: Path) -> str:
+    """What the licence files say together, as an expression; other terms than permissive ones by their first words."""
+    texts = [path.read_text("utf-8", "replace") for path in _licence_files(folder)]
+    if other := next(filter(None, map(_OTHER_TERMS.search, texts)), None):
+        return " ".join(other[0].split())
+    found = [[name for name, text in _LICENCE_TEXTS.items() if re.search(text, one)] for one in texts]
+    return " and ".join(sorted({names[0] for names in found if names}))
 
 
 def _npm_licence(path: Path) -> str:
@@ -71,7 +95,7 @@ def _npm_licence(path: Path) -> str:
     return str(value.get("type", "")) if isinstance(value, dict) else str(value)
 
 
-def _distribution(site_packages: Path, info: Path) -> Iterator[Source]:
+def _distribution(site_packages: Path, info: Path, refused: dict[str, str]) -> Iterator[Source]:
     try:
         fields = HeaderParser().parsestr((info / "METADATA").read_text("utf-8", "replace"))
     except OSError:
@@ -90,4 +114,4 @@ def _distribution(site_packages: Path, info: Path) -> Iterator[Source]:
     }
     for name in sorted(names):
         if re.fullmatch(r"\w+", name) and (site_packages / name).is_dir():
-            yield from _source(name, site_packages / name, licence)
+            yield from _source(name, site_packages / name, licence, refused)

@@ -192,12 +192,31 @@ def test_packages_are_found_with_the_licence_that_they_name(tmp_path):
     put(tmp_path, "site/one/__init__.py", "")
     put(tmp_path, "trees/tree/LICENSE.txt", "Apache License, Version 2.0")
     put(tmp_path, "trees/secret/LICENSE", "All rights reserved")
-    found = {(s.name, s.licence) for part in tmp_path.iterdir() for s in discover(part)}
+    mit = "Permission is hereby granted, free of charge, to any person"
+    put(tmp_path, "trees/both/LICENSE-MIT", mit)
+    put(tmp_path, "trees/both/LICENSE-APACHE", "Apache License\n   Version 2.0, January 2004")
+    put(tmp_path, "trees/clause/LICENSE", mit + "\n\n“Commons Clause” License Condition v1.0")
+    put(tmp_path, "trees/copyleft/COPYING", "GNU GENERAL\n PUBLIC LICENSE\n Version 2")
+    put(tmp_path, "trees/copyleft/LICENSE.Apache", "Apache License, Version 2.0")
+    put(tmp_path, "trees/monorepo/package.json", json.dumps({"private": True}))
+    put(tmp_path, "trees/monorepo/LICENSE", mit)
+    refused: dict[str, str] = {}
+    found = {(s.name, s.licence) for part in tmp_path.iterdir() for s in discover(part, refused)}
     assert found == {
         ("good", "MIT"),
         ("lib", "Apache-2.0 and Expat"),
         ("one", "MIT License"),
         ("tree", "Apache-2.0"),
+        ("both", "Apache-2.0 and MIT"),
+        ("monorepo", "MIT"),
+    }
+    assert refused == {
+        "bad": "GPL-2.0",
+        "odd": "",
+        "gpl": "Expat and GPL-2+",
+        "secret": "",
+        "clause": "Commons Clause",
+        "copyleft": "GNU GENERAL PUBLIC LICENSE",
     }
 
 
