@@ -1,4 +1,4 @@
-"""The paper's claims about training, tried small: same data, same budget, three seeds, a model of a few million weights.
+"""The paper's claims about training, tried small: same data, same budget, three seeds, a model of a million weights.
 
     python -P -m training.claims --folder FOLDER --minutes 30      a slice of the work; again until it says it is done
     python -P -m training.claims --folder FOLDER --report docs/claims    plots and a table with a verdict for each claim
@@ -38,8 +38,8 @@ from training.recipe import Diffusion
 from training.trainer import Trainer
 
 SEEDS = (0, 1, 2)
-VOCAB, LAYERS, WIDTH, CONTEXT = 4096, 6, 192, 256
-BASE_STEPS, STEPS = 800, 400  # of 4 sequences of 256 tokens
+VOCAB, LAYERS, WIDTH, CONTEXT = 2048, 4, 128, 256
+BASE_STEPS, STEPS = 600, 300  # of 4 sequences of 256 tokens
 MOST_FILES = 400
 _BASE = "ar-base"
 
