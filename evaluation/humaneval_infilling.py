@@ -7,6 +7,7 @@ random spans (1,640) and their light set (164). The program is prompt + infill +
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -89,6 +90,11 @@ class MultiLine(Infilling):
                 raise
         path = data_file(SingleLine.files[0], data, self.origin)
         return multi_line(to_items(read_rows(path), path, key="task_id", needs=NEEDS))
+
+    def controls(self, item: Item) -> Iterable[Control]:
+        """Of every eighth: filled in, the 5,815 are the same 164 programs over and over."""
+        if hashlib.sha256(item.id.encode()).digest()[0] % 8 == 0:
+            yield Control("canonical", item.row["canonical_solution"], True)
 
 
 class RandomSpan(Infilling):
