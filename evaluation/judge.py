@@ -14,6 +14,7 @@ import importlib
 import itertools
 import json
 import os
+import re
 import sys
 import types
 from collections.abc import Callable, Iterator
@@ -102,6 +103,8 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
         return {"t": "module", "v": name}
     if isinstance(value, Remote):
         return {"t": "ref", "v": object.__getattribute__(value, "_id")}
+    if kind is re.Match:  # whether there is one is all that the other side learns
+        return {"t": "match", "v": []}
     if isinstance(value, collections.abc.Iterator):
         return {"t": "iterator", "v": [encode(v, keep) for v in itertools.islice(value, MOST_ITEMS)]}
     if keep is None:
@@ -163,6 +166,7 @@ def decode(value: Any, find: Callable[[int], object]) -> Any:
         "frozenset": frozenset,
         "deque": collections.deque,
         "iterator": iter,
+        "match": lambda _: object(),
     }
     return makers[kind](items)
 

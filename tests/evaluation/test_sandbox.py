@@ -178,6 +178,14 @@ def test_objects_stay_where_they_are(sandbox: Sandbox) -> None:
     assert verdict.reason == "CandidateError: the program answered with an object that is no plain data"
 
 
+def test_of_a_match_object_the_tests_learn_that_there_is_one(sandbox: Sandbox) -> None:
+    program = "import re\ndef find(text):\n    return re.search('b+', text)\n"
+    tests = "assert find('abb') is not None\nassert find('a') is None\nassert find('abb') != 'bb'\n"
+    assert judge_python(sandbox, program, tests, limits=ROOMY).passed
+    forged = "import re\nclass Match(re.Match.__class__):\n    pass\ndef find(text):\n    return Match('M', (), {})()\n"
+    assert not judge_python(sandbox, forged, tests, limits=ROOMY).passed
+
+
 def test_a_room_ends_with_its_caller(sandbox: Sandbox) -> None:
     mark = f"{600 + os.getpid() / 1e7:.7f}"
     script = (
