@@ -103,24 +103,22 @@ def encode(value: Any, keep: Callable[[Any], int] | None = None) -> Any:
         return {"t": "module", "v": name}
     if isinstance(value, Remote):
         return {"t": "ref", "v": object.__getattribute__(value, "_id")}
-    if kind is re.Match:  # whether there is one is all that the other side learns
-        return {"t": "match", "v": []}
     if isinstance(value, collections.abc.Iterator):
         return {"t": "iterator", "v": [encode(v, keep) for v in itertools.islice(value, MOST_ITEMS)]}
     if keep is None:
         raise NotData(f"a test hands over a {kind.__name__}, which cannot leave its room")
-    return {"t": "ref", "v": keep(value)}
+    return {"t": "ref", "v": keep(value), "match": kind is re.Match}
 
 
-def decode(value: Any, find: Callable[[int], object]) -> Any:
-    """The data again; `find(number)` gives what stands for a kept object."""
+def decode(value: Any, find: Callable[..., object]) -> Any:
+    """The data again; `find(number)`, or `find(number, True)` of a match, gives what stands for a kept object."""
     if isinstance(value, list):
         return [decode(v, find) for v in value]
     if not isinstance(value, dict):
         return value
     kind, body = value["t"], value["v"]
     if kind == "ref":
-        return find(body)
+        return find(body, True) if value.get("match") else find(body)
     if kind == "dict":
         return {decode(k, find): decode(v, find) for k, v in body}
     if kind in ("bytes", "bytearray"):
@@ -166,7 +164,6 @@ def decode(value: Any, find: Callable[[int], object]) -> Any:
         "frozenset": frozenset,
         "deque": collections.deque,
         "iterator": iter,
-        "match": lambda _: object(),
     }
     return makers[kind](items)
 
@@ -286,13 +283,15 @@ def serve() -> None:
 
 class Peer:
     """The program as the tests reach it. Unless `objects`, its answers must be plain data: an object that stays
-    over there could answer a comparison as it likes."""
+    over there could answer a comparison as it likes. Of a match the tests then learn that there is one, no more."""
 
     def __init__(self, channel: Channel, objects: bool):
         self.channel, self.objects = channel, objects
 
-    def remote(self, number: int) -> "Remote":
+    def remote(self, number: int, match: bool = False) -> object:
         if not self.objects:
+            if match:
+                return object()
             raise CandidateError("the program answered with an object that is no plain data")
         return Remote(self, number)
 

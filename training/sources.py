@@ -49,7 +49,9 @@ def discover(folder: Path, refused: dict[str, str]) -> Iterator[Source]:
     names of the others, with what they say of their licence."""
     npm = folder / "package.json"
     if npm.is_file() and not (folder / "node_modules").is_dir():
-        yield from _source(folder.name, folder, _npm_licence(npm) or _licence_of_texts(folder), refused)
+        yield from _source(
+            folder.name, folder, _npm_licence(npm) or _licence_of(_licence_files(folder)), refused
+        )
     elif list(folder.glob("*.dist-info")):
         for info in sorted(folder.glob("*.dist-info")):
             yield from _distribution(folder, info, refused)
@@ -59,8 +61,8 @@ def discover(folder: Path, refused: dict[str, str]) -> Iterator[Source]:
         )
         licences = {name.strip() for name in re.findall(r"(?m)^License:[ \t]*(\S.*)$", text)}
         yield from _source(folder.name, folder, " and ".join(sorted(licences)), refused)
-    elif _licence_files(folder):
-        yield from _source(folder.name, folder, _licence_of_texts(folder), refused)
+    elif files := _licence_files(folder):
+        yield from _source(folder.name, folder, _licence_of(files), refused)
     else:
         for inner in sorted(path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()):
             yield from discover(inner, refused)
@@ -78,9 +80,9 @@ def _licence_files(folder: Path) -> list[Path]:
     return sorted(path for name in names for path in folder.glob(name) if path.is_file())
 
 
-def _licence_of_texts(folder: Path) -> str:
-    """What the licence files say together, as an expression; other terms than permissive ones by their first words."""
-    texts = [path.read_text("utf-8", "replace") for path in _licence_files(folder)]
+def _licence_of(files: list[Path]) -> str:
+    """What licence files say together, as an expression; other terms than permissive ones by their first words."""
+    texts = [path.read_text("utf-8", "replace") for path in files]
     if other := next(filter(None, map(_OTHER_TERMS.search, texts)), None):
         return " ".join(other[0].split())
     found = [[name for name, text in _LICENCE_TEXTS.items() if re.search(text, one)] for one in texts]

@@ -182,6 +182,9 @@ def test_of_a_match_object_the_tests_learn_that_there_is_one(sandbox: Sandbox) -
     program = "import re\ndef find(text):\n    return re.search('b+', text)\n"
     tests = "assert find('abb') is not None\nassert find('a') is None\nassert find('abb') != 'bb'\n"
     assert judge_python(sandbox, program, tests, limits=ROOMY).passed
+    more = "assert find('abb').group() == 'bb' and find('abb').span() == (1, 3)\n"
+    assert judge_python(sandbox, program, tests + more, objects=True, limits=ROOMY).passed
+    assert not judge_python(sandbox, program, tests + more, limits=ROOMY).passed
     forged = "import re\nclass Match(re.Match.__class__):\n    pass\ndef find(text):\n    return Match('M', (), {})()\n"
     assert not judge_python(sandbox, forged, tests, limits=ROOMY).passed
 
