@@ -13,7 +13,6 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from torch import Tensor
 
@@ -75,7 +74,8 @@ class Drafting:
         while not self._holds_a_block(sequence := self._draw(rng)):
             pass  # the base ended its continuation at once
         cache, hidden_CD = self.model.read(as_ids(sequence.ids))
-        argmax_C = self.model.choose(hidden_CD, draft_only=True).numpy()
+        teacher_CS = self.model.teach(hidden_CD)
+        argmax_C = self.model.draft_vocab_S[teacher_CS.argmax(-1)].numpy()
         agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
         block = int(rng.choice(recipe.blocks))
         anchors_N = objective.choose_anchors(
@@ -99,10 +99,18 @@ class Drafting:
         )
         targets_R = self.model.draft_of_V[as_ids(blocks.targets_NB).reshape(-1)]
         weights_R = torch.from_numpy(blocks.weights_NB).reshape(-1)
-        kept = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
-        logits = self.model.draft_logits(hidden_RD[kept], as_ids(blocks.ids_NB).reshape(-1)[kept])
-        loss_R = F.cross_entropy(logits, targets_R[kept], reduction="none")
-        return Loss((loss_R * weights_R[kept]).sum(), float(weights_R[kept].sum()), blocks.ids_NB.size)
+        asked_P = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
+        logits_PS = self.model.draft_logits(hidden_RD[asked_P], as_ids(blocks.ids_NB).reshape(-1)[asked_P])
+        before_R = as_ids(anchors_N[:, None] + np.arange(block) + recipe.shift).reshape(-1)
+        teacher_PS = teacher_CS[before_R[asked_P]]
+        loss_P = objective.distilled(logits_PS, targets_R[asked_P], teacher_PS, recipe.soft)
+        right_R = torch.zeros(len(targets_R), dtype=torch.bool)
+        right_R[asked_P] = logits_PS.argmax(-1) == targets_R[asked_P]
+        unread_NB = torch.from_numpy(blocks.mask_NB.all(1))[:, None] & ~objective.reached(
+            right_R.view(-1, block)
+        )
+        weights_P = weights_R.where(~unread_NB.view(-1), weights_R * recipe.missed)[asked_P]
+        return Loss((loss_P * weights_P).sum(), float(weights_P.sum()), blocks.ids_NB.size)
 
     def _holds_a_block(self, sequence: layouts.Sequence) -> bool:
         return len(sequence.ids) - sequence.first > max(self.recipe.blocks) + self.recipe.shift

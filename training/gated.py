@@ -174,13 +174,14 @@ class GatedModel:
         return cache, hidden_CD
 
     @torch.no_grad()
-    def choose(self, hidden_CD: Tensor, *, draft_only: bool = False) -> Tensor:
-        """The base's greedy next token after each row; `draft_only` looks at the drafting vocabulary
-        alone.
-        """
-        if draft_only:
-            return self.draft_vocab_S[self.noisy.head.product(hidden_CD).argmax(-1)]  # type: ignore[attr-defined]
+    def choose(self, hidden_CD: Tensor) -> Tensor:
+        """The base's greedy next token after each row."""
         return self.clean.logits(hidden_CD).argmax(-1)
+
+    @torch.no_grad()
+    def teach(self, hidden_CD: Tensor) -> Tensor:
+        """The base's own scores (C, S) over the drafting vocabulary for the token after each row."""
+        return self.noisy.head.product(hidden_CD)  # type: ignore[attr-defined]
 
     def denoise(self, cache: KVCache, ids_NB: Tensor, mask_NB: Tensor, anchors_N: Tensor) -> Tensor:
         """Hidden states (R, D) of the noisy blocks that follow clean positions `anchors_N`; with gradient."""

@@ -10,9 +10,13 @@ right target up to and including the first disagreement. Later places get the te
 weight. In partly masked blocks the targets are the text's own tokens. (Anchors: DFlash, arXiv 2602.06036.
 On-policy prefix: arXiv 2607.05722.)
 
-Numpy only; `agree_C[t]` says that the base's argmax after t-1 is token t.
+Where a place is asked for the base's choice, the target may be mixed with the base's whole distribution (DSpark, arXiv
+2607.05147); and places that a verifier would not reach, because the drafter is wrong before them, may weigh less
+(accept-until-fail, arXiv 2607.01893).
 
-Shape suffixes: C clean tokens, N blocks, B places.
+`agree_C[t]` says that the base's argmax after t-1 is token t.
+
+Shape suffixes: C clean tokens, N blocks, B places, P rows that are asked for something, S the drafting head's vocabulary.
 """
 
 from __future__ import annotations
@@ -20,7 +24,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from training.noise import clipped_rates, mask_blocks
 
@@ -128,3 +134,21 @@ def make_blocks(
     weights_NB = np.where(partly_N[:, None], weights.partial * hidden_NB, weights_NB)
     targets_NB = np.where(partly_N[:, None], text_NB, targets_NB)
     return Blocks(anchors_N, ids_C[positions_NB], mask_NB, targets_NB, weights_NB.astype(np.float32))
+
+
+def distilled(logits_PS: Tensor, choices_P: Tensor, teacher_PS: Tensor, soft: float) -> Tensor:
+    """(P,) cross-entropies to one token each, `choices_P`; where that is the teacher's own choice, `soft` of its place is
+    taken by the teacher's whole distribution.
+    """
+    log_PS = logits_PS.log_softmax(-1)
+    hard_P = -log_PS.gather(1, choices_P[:, None]).squeeze(1)
+    if not soft:
+        return hard_P
+    own_P = choices_P == teacher_PS.argmax(-1)
+    return hard_P.lerp(-(teacher_PS.softmax(-1) * log_PS).sum(-1), soft * own_P.float())
+
+
+def reached(right_NB: Tensor) -> Tensor:
+    """(N, B) whether all places of the block before this one are right: a verifier would look no further."""
+    before_NB = right_NB.long().cumprod(1).bool()
+    return torch.cat([torch.ones_like(before_NB[:, :1]), before_NB[:, :-1]], 1)

@@ -83,6 +83,10 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Loss weight behind the first place where the base disagrees with the text."""
     partial_weight: float = 0.5
     """Loss weight of a masked place in a partly masked block."""
+    soft: float = 0.0
+    """Share of the base's own distribution in the target of a place that is asked for the base's choice."""
+    missed: float = 1.0
+    """Factor on the loss of places behind the first that the drafter itself gets wrong in a wholly masked block."""
 
 
 class Team(Recipe, frozen=True, kw_only=True, tag="team"):

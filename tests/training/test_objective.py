@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import torch
+import torch.nn.functional as F
 
-from training.objective import Weights, agreement_runs, choose_anchors, make_blocks
+from training.objective import Weights, agreement_runs, choose_anchors, distilled, make_blocks, reached
 
 WEIGHTS = Weights(first=0.3, decay=0.9, off=0.25, partial=0.5)
 
@@ -70,3 +72,20 @@ def test_anchors_are_distinct_leave_room_for_targets_and_prefer_agreement():
         assert anchors.tolist() == list(range(10, 400 - 6 - shift))
     chosen = np.concatenate([choose_anchors(rng, agree, 10, 4, 1, 40, easy=4.0) for _ in range(50)])
     assert (chosen < 200).mean() > 0.7
+
+
+def test_half_soft_targets_are_cross_entropies_to_mixed_distributions_where_the_teacher_agrees():
+    generator = torch.Generator().manual_seed(0)
+    logits, teacher = (torch.randn(6, 20, generator=generator) for _ in range(2))
+    choices = teacher.argmax(-1)
+    choices[3:] = (choices[3:] + 1) % 20
+    hard = F.one_hot(choices, 20).float()
+    mixed = torch.cat([(hard + teacher.softmax(-1))[:3] / 2, hard[3:]])
+    for soft, wanted in ((0.0, hard), (0.5, mixed)):
+        expected = F.cross_entropy(logits, wanted, reduction="none")
+        assert torch.allclose(distilled(logits, choices, teacher, soft), expected, atol=1e-6)
+
+
+def test_places_behind_the_drafters_first_miss_are_not_reached():
+    right = torch.tensor([[True, True, False, True], [False, True, True, True], [True, True, True, True]])
+    assert reached(right).tolist() == [[True, True, True, False], [True, False, False, False], [True] * 4]

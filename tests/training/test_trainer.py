@@ -82,8 +82,9 @@ def test_the_adapter_of_a_checkpoint_is_the_one_that_the_run_exported(tiny_base,
         )
 
 
-def test_it_learns(tiny_base, corpus, tmp_path):
-    recipe = msgspec.structs.replace(RECIPE, steps=60, lr=1e-2, ema=0.9, rank=8)
+@pytest.mark.parametrize("further", [{}, {"soft": 0.5, "missed": 0.3}])
+def test_it_learns(tiny_base, corpus, tmp_path, further):
+    recipe = msgspec.structs.replace(RECIPE, steps=60, lr=1e-2, ema=0.9, rank=8, **further)
     run = tmp_path / "run"
     trainer(tiny_base, corpus, run, recipe).train(minutes=60)
     losses = [line["loss"] for line in map(json.loads, (run / "log.jsonl").open()) if "loss" in line]
