@@ -116,8 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(run=lambda options: print(export_checkpoint(options.base, options.run_folder)))
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
-    add.add_argument("--run", dest="run_folder", type=Path, required=True)
-    add.add_argument("--held-out", type=Path)
+    add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
+    add.add_argument("--files", type=int, default=12, help="held-out files of each language (%(default)s)")
     add.set_defaults(run=evaluate)
     assert set(commands.choices) == set(COMMANDS)
     return parser
@@ -193,10 +193,16 @@ def write(options: argparse.Namespace) -> None:
         store_examples(options.folder, sequences)
 
 
-def held_out_set(corpus: corpora.Corpus, written: Path | None, marks: layouts.Marks | None) -> HeldOut:
+def held_out_set(
+    corpus: corpora.Corpus,
+    written: Path | None,
+    marks: layouts.Marks | None,
+    languages: Iterable[str] = (),
+    files: int = 12,
+) -> HeldOut:
     """The same sequences for every run over this corpus; every other one in the infill layout, if the base has marks."""
     rng = np.random.default_rng(123)
-    documents = rng.permutation(corpus.indices(held_out=True, least=256))[:12]
+    documents = rng.permutation(corpus.indices(held_out=True, languages=languages, least=256))[:files]
     text = []
     for index, document in enumerate(documents):
         ids = corpus.document(int(document))
@@ -279,25 +285,30 @@ def train(options: argparse.Namespace) -> None:
 
 
 def evaluate(options: argparse.Namespace) -> None:
+    """A line for each language of the corpus, then one for the continuations."""
     from safetensors import safe_open
 
+    if not options.adapter.is_file():
+        raise DiffcoderError("no_adapter", f"{options.adapter} is no file: name an adapter file.")
     with safe_open(options.adapter, "pt") as file:
         facts = file.metadata() or {}
+        if facts.get("kind") != "gated":
+            raise DiffcoderError("bad_adapter", f"{options.adapter} is no gated adapter: name one.")
         rank = file.get_tensor("layers.0.q.lora_A").shape[0]
         chain = file.get_tensor("chain.B").shape[1] if "chain.B" in file.keys() else 0  # noqa: SIM118
-    corpus = corpora.Corpus(options.corpus)
-    vocab = draft_vocabulary(corpus, 32768, options.run_folder)
+        vocab = file.get_tensor("draft_vocab").long()
+    corpus, marks = corpora.Corpus(options.corpus), _marks(options.base)
     model = GatedModel(
-        options.base,
-        rank=rank,
-        scale=float(facts.get("scale", 2.0)),
-        draft_vocab_S=vocab,
-        seed=0,
-        chain=chain,
+        options.base, rank=rank, scale=float(facts["scale"]), draft_vocab_S=vocab, seed=0, chain=chain
     )
     load_adapter(model, options.adapter)
-    held_out = held_out_set(corpus, options.held_out, _marks(options.base))
-    print(json.dumps(measure(model, held_out, int(facts.get("shift", 0)))))
+    shift, held_out = int(facts["shift"]), corpus.indices(held_out=True, least=256)
+    for language in sorted({corpus.records[index]["language"] for index in held_out}):
+        numbers = measure(model, held_out_set(corpus, None, marks, [language], options.files), shift)
+        print(json.dumps({"language": language} | numbers), flush=True)
+    if options.held_out:
+        written = held_out_set(corpus, options.held_out, marks).written
+        print(json.dumps({"continuations": len(written)} | measure(model, HeldOut([], written), shift)))
 
 
 if __name__ == "__main__":

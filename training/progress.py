@@ -77,11 +77,13 @@ def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, objec
         hits_text.append(drafts == text)
         hits_base.append(drafts == argmax_C[at - 1])
         base_text.append(argmax_C[at - 1] == text)
-    table: dict[str, object] = {
-        "text": _means(hits_text),
-        "as_base": _means(hits_base),
-        "base_text": _means(base_text),
-    }
+    table: dict[str, object] = {}
+    if held_out.text:
+        table = {
+            "text": _means(hits_text),
+            "as_base": _means(hits_base),
+            "base_text": _means(base_text),
+        }
     right = []
     for sequence in held_out.written:
         anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 5)

@@ -88,6 +88,11 @@ def _run(folder: Path) -> int:
         found = [line[figure] for line in log_lines(run / "log.jsonl") if figure in line]
         fell = fell and found[-1] < found[0]
         print(f"{name:14} {figure} {found[0]:.3f} -> {found[-1]:.3f}", flush=True)
+    gated, written = ["--run", str(folder / "gated")], str(folder / "written")
+    asked = ["--recipe", str(folder / "gated.toml"), "--count", "3", "--tokens", "20"]
+    _do(cli.main, [*common, "write", written, *gated, *asked])
+    _do(cli.main, [*common, "export", *gated])
+    _do(cli.main, [*common, "evaluate", str(folder / "gated" / "adapter.safetensors"), "--held-out", written])
     repository = folder / "repository"
     shutil.copytree(PACKAGE, repository, ignore=shutil.ignore_patterns("__pycache__"))
     asked = [
