@@ -273,7 +273,7 @@ def self_check(options: argparse.Namespace) -> int:
                 f"{state}  {task.name}: {count.kind}: {count.passed} of {count.run} pass ({count.wanted})",
                 flush=True,
             )
-            for surprise in count.surprises[:10]:
+            for surprise in count.surprises[:40]:
                 print(f"        {surprise}")
     return 1 if bad else 0
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import secrets
 import socket
 import time
@@ -106,6 +107,9 @@ def judge_command(
     return Verdict(False, why(outcome), seconds), outcome
 
 
+_THROWN = re.compile(r"[\w.]*(Error|Exception)\b")
+
+
 def why(outcome: Outcome) -> str:
     if outcome.killed:
         return outcome.describe()
@@ -113,7 +117,8 @@ def why(outcome: Outcome) -> str:
         return "ended before its tests did"
     errors = [line.strip() for line in outcome.stderr.decode(errors="replace").splitlines() if line.strip()]
     telling = [line for line in errors if "rror" in line or "xception" in line or "ssert" in line]
-    return f"{outcome.describe()}: {(telling or errors or [''])[0][:200]}".rstrip(": ")
+    thrown = [line for line in telling if _THROWN.match(line)]  # what a library warns of may stand before it
+    return f"{outcome.describe()}: {(thrown or telling or errors or [''])[0][:200]}".rstrip(": ")
 
 
 def quote(text: str) -> str:
