@@ -25,6 +25,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from filelock import FileLock, Timeout
 
 from model import loading, registry, store
 from model.checkpoints import open_checkpoint
@@ -140,6 +141,18 @@ class Tuning:
         return self.result.is_file()
 
     def run(self) -> int:
+        """All stages that are not done yet, alone in the run's folder."""
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            alone = FileLock(f"{self.folder}.lock").acquire(blocking=False)
+        except Timeout as error:
+            raise DiffcoderError(
+                "run_busy", f"Another `diffcoder tune` works in {self.folder}: wait for it or stop it."
+            ) from error
+        with alone:
+            return self._run()
+
+    def _run(self) -> int:
         options, say = self.options, self.live.say
         if not (options.resume or options.finish) and (self.folder / "checkpoint.safetensors").exists():
             raise DiffcoderError(

@@ -11,6 +11,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from model import store
 from model.generator import Generator
@@ -151,6 +152,15 @@ def test_a_folder_that_is_no_run_is_left_alone(
     assert run(repository, base, recipe, "--run", str(tmp_path / "mine")) == 1
     assert "something else" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_two_at_once_do_not_share_a_folder(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with FileLock(f"{tmp_path / 'taken'}.lock", is_singleton=False):
+        assert run(repository, base, recipe, "--run", str(tmp_path / "taken"), "--dry-run") == 1
+    assert "Another `diffcoder tune`" in capsys.readouterr().err
+    assert run(repository, base, recipe, "--run", str(tmp_path / "taken"), "--dry-run") == 0
 
 
 @pytest.mark.parametrize("content", ["empty", "binary", "huge", "missing"])
