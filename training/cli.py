@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import gzip
+import hashlib
 import json
 import os
 import sys
@@ -16,11 +17,15 @@ from functools import partial
 from itertools import chain, islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import platformdirs
 import torch
+from safetensors import safe_open
+from tokenizers import Tokenizer
 
 from model import store
+from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
@@ -33,7 +38,7 @@ from training.drafting import Drafting, draft_vocabulary, export_checkpoint
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
-from training.gated import GatedModel, load_adapter
+from training.gated import GatedModel, checkpoint_sha256, load_adapter
 from training.parallel import join
 from training.progress import HeldOut, measure
 from training.recipe import Diffusion, Gated, Team, load
@@ -48,29 +53,41 @@ def home() -> Path:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if arguments is None else list(arguments)
-    if arguments and not arguments[0].startswith("-") and arguments[0] not in COMMANDS:
-        arguments.insert(0, "train")
-    options = _parser().parse_args(arguments)
+    """Run one command; the exit status."""
+    common = _common()
+    options, rest = common.parse_known_args(arguments)  # they may stand anywhere
+    if rest and not rest[0].startswith("-") and rest[0] not in COMMANDS:
+        rest.insert(0, "train")
+    options = _parser(common).parse_args(rest, options)
     torch.set_num_threads(options.threads)
     try:
         if options.base is None:
             options.base = store.model_path("default")
-        options.run(options)
+        return int(options.run(options) or 0)
     except DiffcoderError as error:
         print(f"diffcoder train: {error.message}", file=sys.stderr)
-        return 1
-    return 0
+    except OSError as error:
+        print(f"diffcoder train: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
+    except KeyboardInterrupt:
+        print("diffcoder train: stopped.", file=sys.stderr)
+        return 130
+    return 1
 
 
 COMMANDS = ("corpus", "commits", "decontaminate", "write", "train", "export", "evaluate")
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="diffcoder train", description=__doc__)
+def _common() -> argparse.ArgumentParser:
+    """What every command takes."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
     parser.add_argument("--corpus", type=Path, default=home() / "training" / "corpus")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    return parser
+
+
+def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="diffcoder train", description=__doc__, parents=[common])
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
     add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
@@ -97,6 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--count", type=int, default=40)
     add.add_argument("--tokens", type=int, default=64)
     add.add_argument("--seed", type=int, default=1)
+    _benchmarks(add)
     add.set_defaults(run=write)
     add = commands.add_parser("train", help="train by a recipe")
     add.add_argument("recipe", help="a name in training/recipes, or a .toml file")
@@ -131,17 +149,20 @@ def _benchmarks(parser: argparse.ArgumentParser) -> None:
 
 def make_corpus(options: argparse.Namespace) -> None:
     sources = [corpora.Source(name, Path(folder), licence) for name, folder, licence in options.source]
+    for folder in [*(source.folder for source in sources), *options.packages]:
+        if not folder.is_dir():
+            raise DiffcoderError("no_folder", f"{folder} is no folder of source code: name another.")
     refused: dict[str, str] = {}
     packages = [source for folder in options.packages for source in discover(folder, refused)]
     said = f": {', '.join(sorted(refused))}" if refused else ""
     print(f"{len(packages)} packages; {len(refused)} without a permissive licence{said}", flush=True)
     tokenizer = load_tokenizer(open_checkpoint(options.base))
     vocab = tokenizer.get_vocab_size()
-    singles = [
-        token for text, token in tokenizer.get_vocab().items() if len(text) == 1 or token >= layouts.QWEN.end
-    ]
+    added = tokenizer.get_added_tokens_decoder()
+    singles = [token for text, token in tokenizer.get_vocab().items() if len(text) == 1 or token in added]
     left_out: Counter[str] = Counter()
     settings: dict[str, object] = {
+        "tokenizer": _digest_of(tokenizer),
         "sources": [[source.name, source.licence] for source in sources + packages],
         "refused": refused,
         "vocabulary": {
@@ -165,32 +186,62 @@ def write(options: argparse.Namespace) -> None:
     recipe = load(options.recipe)
     if not isinstance(recipe, Gated):
         raise DiffcoderError("bad_recipe", f"{options.recipe} trains no drafter: name a gated recipe.")
-    corpus = corpora.Corpus(options.corpus)
+    corpus, marks = corpus_of(options), _marks(options.base)
+    if marks is None:
+        raise DiffcoderError("bad_base", f"{options.base} has no marks for infill: name another base.")
     rng = np.random.default_rng(options.seed)
     prompts = []
     if options.humaneval:
         tokenizer = load_tokenizer(open_checkpoint(options.base))
         with gzip.open(options.humaneval, "rt", encoding="utf-8") as lines:
             texts = [json.loads(line)["prompt"] for line in lines]
-        for index in rng.choice(len(texts), options.count, replace=False):
+        for index in rng.permutation(len(texts))[: options.count]:
             prompts.append(np.array(encode_text(tokenizer, texts[index].rstrip("\n") + "\n")))
     else:
         documents = corpus.indices(held_out=False, least=256)
+        if not len(documents):
+            raise DiffcoderError("empty_corpus", "The corpus has no file of 256 tokens or more: add some.")
         while len(prompts) < options.count:
             document = corpus.document(int(rng.choice(documents)))
             length = int(rng.integers(64, 256))
             if rng.random() < recipe.infill:
-                prompts.append(layouts.infill(rng, document, length, layouts.QWEN, ends=0).ids)
+                prompts.append(layouts.infill(rng, document, length, marks, ends=0).ids)
             else:
                 prompts.append(layouts.left_to_right(rng, document, length).ids)
     vocab = draft_vocabulary(corpus, recipe.draft_vocab, options.run_folder)
     model = GatedModel(options.base, rank=1, scale=1.0, draft_vocab_S=vocab, seed=0)
-    sequences = []
+    sequences, written = [], 0
+    grams = frozenset[int]() if options.humaneval else benchmark_ngrams(sets(options.benchmarks))
+    decode = _decoder(options.base)
     prompts.sort(key=len)
     for start in range(0, len(prompts), 48):
-        sequences += write_on(model, prompts[start : start + 48], options.tokens, layouts.QWEN.end)
-        print(f"{len(sequences)} of {len(prompts)}", flush=True)
-        store_examples(options.folder, sequences)
+        batch = write_on(model, prompts[start : start + 48], options.tokens, marks.end)
+        written += len(batch)
+        sequences += [made for made in batch if not shares(grams, decode(made.ids.tolist()))]
+        print(f"{written} of {len(prompts)}, {written - len(sequences)} left out", flush=True)
+        if sequences:
+            store_examples(options.folder, sequences)
+    if sequences and not options.humaneval:
+        _require_clean_examples(options, options.folder)
+
+
+def corpus_of(options: argparse.Namespace) -> corpora.Corpus:
+    """The corpus that is named, if its ids are those of the base's tokenizer."""
+    corpus = corpora.Corpus(options.corpus)
+    facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
+    if "tokenizer" in facts and facts["tokenizer"] != _digest_of(
+        load_tokenizer(open_checkpoint(options.base))
+    ):
+        raise DiffcoderError(
+            "other_corpus",
+            f"{corpus.folder} was made with another tokenizer than {options.base}'s: make one for this base.",
+        )
+    return corpus
+
+
+def _digest_of(tokenizer: Tokenizer) -> str:
+    vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
+    return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
 
 
 def held_out_set(
@@ -216,13 +267,37 @@ def held_out_set(
 
 
 def decontaminate(options: argparse.Namespace) -> None:
-    require_clean(corpora.Corpus(options.corpus), _decoder(options.base), options.benchmarks)
+    _require_clean(options, corpora.Corpus(options.corpus))
     print(f"{options.corpus} shares no {WORDS} words in a row with the benchmarks")
 
 
 def _decoder(base: Path) -> Callable[[list[int]], str]:
     tokenizer = load_tokenizer(open_checkpoint(base))
     return lambda ids: str(tokenizer.decode(ids, skip_special_tokens=False))
+
+
+def _require_clean(options: argparse.Namespace, corpus: corpora.Corpus) -> None:
+    """Of the corpus and of whatever else is learnt from."""
+    decode = _decoder(options.base)
+
+    def documents() -> Iterator[tuple[str, str]]:
+        for index, record in enumerate(corpus.records):
+            name = f"{record.get('source')}/{record.get('path')}"
+            yield name, decode(corpus.document(index).tolist())
+
+    require_clean(corpus.folder, documents, options.benchmarks)
+    for folder in filter(None, (getattr(options, name, None) for name in ("examples", "written"))):
+        _require_clean_examples(options, folder)
+
+
+def _require_clean_examples(options: argparse.Namespace, folder: Path) -> None:
+    examples, decode = Examples(folder, "diffcoder train write"), _decoder(options.base)
+
+    def texts() -> Iterator[tuple[str, str]]:
+        for number, sequence in enumerate(examples):
+            yield f"number {number}", decode(sequence.ids.tolist())
+
+    require_clean(folder, texts, options.benchmarks)
 
 
 def _marks(base: Path) -> layouts.Marks | None:
@@ -239,7 +314,8 @@ def mine_commits(options: argparse.Namespace) -> None:
     source = corpora.Source(options.repository.resolve().name, options.repository, "")
     documents = list(corpora.walk([source], contaminated, left_out))
     paths = {document.path for document in documents}
-    found = islice(commits.edits(options.repository, paths.__contains__, left_out), options.most)
+    edits = commits.edits(options.repository, paths.__contains__, contaminated, left_out)
+    found = islice(edits, options.most)
     made = (
         edit
         for document in documents
@@ -257,49 +333,71 @@ def mine_commits(options: argparse.Namespace) -> None:
     if not examples:
         raise DiffcoderError("no_examples", f"{options.repository} gave no edit to learn from.")
     store_examples(options.folder, examples)
+    _require_clean_examples(options, options.folder)
     print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
 
 
-def train(options: argparse.Namespace) -> None:
-    recipe, corpus = load(options.recipe), corpora.Corpus(options.corpus)
+def train(options: argparse.Namespace) -> int:
+    recipe, corpus = load(options.recipe), corpus_of(options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
     run = options.run_folder or home() / "runs" / Path(options.recipe).stem
     if world.leads:
-        require_clean(corpus, _decoder(options.base), options.benchmarks)
+        _require_clean(options, corpus)
     task: Task
     if options.start and not isinstance(recipe, Gated):
         raise DiffcoderError(
             "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
         )
     examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
+    marks = _marks(options.base)
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None
-        held_out = held_out_set(corpus, options.held_out, _marks(options.base))
-        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start)
+        held_out = held_out_set(corpus, options.held_out, marks)
+        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start, marks)
     elif isinstance(recipe, Team):
-        task = TeamTask(recipe, options.base, corpus, _marks(options.base), edits=examples)
+        task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
     else:
-        task = DiffusionTask(recipe, options.base, corpus, examples, world)
-    Trainer(recipe, task, run, options.resume, world=world).train(options.minutes)
+        recipe = _with_tokens(recipe, options.base)
+        task = DiffusionTask(recipe, options.base, corpus, examples, world, marks)
+    trainer = Trainer(recipe, task, run, options.resume, world=world)
+    trainer.train(options.minutes)
     world.leave()
+    if trainer.stopping:
+        print(f"Stopped at step {trainer.step}; --resume goes on.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
+    """The recipe with the mask and end token of the base's family where it names none."""
+    checkpoint = open_checkpoint(base)
+    tokenizer = load_tokenizer(checkpoint)
+    profile = profile_of(checkpoint, tokenizer)
+    named = {"mask_token": profile.mask, "end_token": profile.ends[0] if profile.ends else None}
+    ids = {
+        field: tokenizer.token_to_id(token)
+        for field, token in named.items()
+        if getattr(recipe, field) is None and token is not None
+    }
+    return msgspec.structs.replace(recipe, **ids)
 
 
 def evaluate(options: argparse.Namespace) -> None:
     """A line for each language of the corpus, then one for the continuations."""
-    from safetensors import safe_open
-
     if not options.adapter.is_file():
         raise DiffcoderError("no_adapter", f"{options.adapter} is no file: name an adapter file.")
+    corpus, marks = corpus_of(options), _marks(options.base)
+    config = open_checkpoint(options.base).config
+    found = read_adapter(options.adapter, config, checkpoint_sha256(options.base))
     with safe_open(options.adapter, "pt") as file:
-        facts = file.metadata() or {}
-        if facts.get("kind") != "gated":
-            raise DiffcoderError("bad_adapter", f"{options.adapter} is no gated adapter: name one.")
-        rank = file.get_tensor("layers.0.q.lora_A").shape[0]
-        chain = file.get_tensor("chain.B").shape[1] if "chain.B" in file.keys() else 0  # noqa: SIM118
-        vocab = file.get_tensor("draft_vocab").long()
-    corpus, marks = corpora.Corpus(options.corpus), _marks(options.base)
+        facts = file.metadata()
     model = GatedModel(
-        options.base, rank=rank, scale=float(facts["scale"]), draft_vocab_S=vocab, seed=0, chain=chain
+        options.base,
+        rank=int(facts["rank"]),
+        scale=float(facts["scale"]),
+        draft_vocab_S=found.draft_vocab_S,
+        seed=0,
+        chain=found.chain.B.shape[1] if found.chain else 0,
     )
     load_adapter(model, options.adapter)
     shift, held_out = int(facts["shift"]), corpus.indices(held_out=True, least=256)

@@ -6,6 +6,7 @@ generated files and changes of white space alone are not. Reads through `git log
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 from collections import Counter
@@ -20,6 +21,7 @@ from training.scrubbing import scrub
 
 MOST_COMMITS = 4000  # that are looked at, newest first
 MOST_FILES, MOST_HUNKS, MOST_LINES = 3, 4, 40
+_GONE, _BENCHMARK = "generated, binary or gone", "shares 13 words with a benchmark"
 _CONTEXT = 2  # unchanged lines around a change, which the selection takes in
 _DULL = re.compile(
     r"(?i)^(merge|revert|bump|release|version|wip\b|fixup|squash|update (dep|lock|changelog|readme|version)|chore|ci\b"
@@ -46,9 +48,14 @@ def is_repository(folder: Path) -> bool:
 
 
 def edits(
-    repository: Path, keep: Callable[[str], bool], left_out: Counter[str], most: int = MOST_COMMITS
+    repository: Path,
+    keep: Callable[[str], bool],
+    contaminated: Callable[[str], bool],
+    left_out: Counter[str],
+    most: int = MOST_COMMITS,
 ) -> Iterator[Edit]:
-    """Edits in files whose path `keep` accepts, newest first. `left_out` counts commits and hunks by reason."""
+    """Edits in files whose path `keep` accepts, newest first. `contaminated` says whether a text stands in a benchmark.
+    `left_out` counts commits and hunks by reason."""
     if not is_repository(repository):
         raise DiffcoderError("no_history", f"{repository} has no git history to read edits from.")
     seen: set[tuple[str, ...]] = set()
@@ -63,6 +70,7 @@ def edits(
             "--no-textconv",
             "--no-color",
             "--diff-filter=M",
+            "--inter-hunk-context=0",
         ),
         *("--relative", f"-U{_CONTEXT}", "-p", "--format=%x01%H%x00%an%x00%s", "--"),
         *(f"*{suffix}" for suffix in LANGUAGES),
@@ -71,14 +79,15 @@ def edits(
         [*_COMMAND, "-C", str(repository), "cat-file", "--batch"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
+        env=_environment(),
     ) as blobs:
         prefix = _git(repository, "rev-parse", "--show-prefix").stdout.decode().strip()
-        for entry in log.stdout.decode("utf-8", "replace").split("\x01")[1:]:
+        for entry in _ENTRY.split(log.stdout.decode("utf-8", "replace"))[1:]:
             head, _, diff = entry.partition("\n")
             commit, author, subject = head.split("\0", 2)
             instruction = _instruction(subject)
             files = _files(diff)
-            if instruction is None or "[bot]" in author:
+            if instruction is None or scrub(instruction)[1] or "[bot]" in author:
                 left_out["commit: its message gives no instruction"] += 1
                 continue
             if len(files) > MOST_FILES or sum(map(len, files.values())) > MOST_HUNKS:
@@ -89,12 +98,17 @@ def edits(
                     left_out["file: held out or not learnt from"] += len(hunks)
                     continue
                 before = _blob(blobs, f"{commit}^:{prefix}{path}")
+                if before is None:
+                    left_out[f"hunk: {_GONE}"] += len(hunks)
+                    continue
+                unwanted = _unwanted_file(before, contaminated)
                 for hunk in hunks:
-                    reason = _unwanted(hunk, before, seen)
+                    reason = unwanted or _unwanted(hunk, before, seen)
+                    if reason is None and contaminated("\n".join(hunk.new)):
+                        reason = _BENCHMARK
                     if reason is not None:
                         left_out[f"hunk: {reason}"] += 1
                         continue
-                    assert before is not None
                     seen.add(hunk.new)
                     yield Edit(
                         path,
@@ -108,9 +122,16 @@ def edits(
                     )
 
 
-def _unwanted(hunk: _Hunk, before: str | None, seen: set[tuple[str, ...]]) -> str | None:
-    if before is None or unlearnable(before) is not None:
-        return "generated, binary or gone"
+def _unwanted_file(before: str, contaminated: Callable[[str], bool]) -> str | None:
+    """Why nothing of a file is shown: all of it may stand in a prompt."""
+    if unlearnable(before) is not None:
+        return _GONE
+    if scrub(before)[1]:
+        return "a secret"
+    return _BENCHMARK if contaminated(before) else None
+
+
+def _unwanted(hunk: _Hunk, before: str, seen: set[tuple[str, ...]]) -> str | None:
     if before.split("\n")[hunk.start - 1 : hunk.start - 1 + len(hunk.old)] != list(hunk.old):
         return "does not fit its file"
     if max(len(hunk.old), len(hunk.new)) > MOST_LINES or not hunk.old:
@@ -119,7 +140,7 @@ def _unwanted(hunk: _Hunk, before: str | None, seen: set[tuple[str, ...]]) -> st
         return "white space alone"
     if hunk.new in seen:
         return "seen before"
-    return "a secret" if scrub("\n".join((*hunk.old, *hunk.new)))[1] else None
+    return "a secret" if scrub("\n".join(hunk.new))[1] else None
 
 
 def _instruction(subject: str) -> str | None:
@@ -139,31 +160,54 @@ def _files(diff: str) -> dict[str, list[_Hunk]]:
     lines = iter(diff.split("\n"))
     for line in lines:
         if line.startswith("+++ b/"):
-            path = line[6:]
+            path = line[6:].removesuffix("\t")  # git's mark of a name with a space
         elif path is not None and (head := _HUNK.match(line)):
             left = [int(head[2] or 1), int(head[4] or 1)]
             old, new = [], []
             while left[0] or left[1]:
-                line = next(lines, "\\")
-                if line.startswith("\\"):  # a file without a newline at its end
-                    break
+                line = next(lines, "")
+                if not line:
+                    break  # even an empty line of a file has a mark before it
+                text = line[1:].removesuffix("\r")
                 if line[:1] in " -":
-                    old.append(line[1:])
+                    old.append(text)
                     left[0] -= 1
                 if line[:1] in " +":
-                    new.append(line[1:])
+                    new.append(text)
                     left[1] -= 1
             found.setdefault(path, []).append(_Hunk(int(head[1]), tuple(old), tuple(new)))
     return found
 
 
-# Whatever a repository's own settings ask for, nothing of it is run.
-_COMMAND = ("git", "--no-pager", "-c", "core.fsmonitor=", "-c", "core.quotePath=false")
+_ENTRY = re.compile(r"(?m)^\x01")
+# Whatever a repository's own settings ask for, nothing of it is run, nothing is fetched, and diffs look as we read them.
+_SETTINGS = {
+    "core.fsmonitor": "",
+    "core.quotePath": "false",
+    "log.showSignature": "false",
+    "protocol.allow": "never",
+    "diff.noprefix": "false",
+    "diff.mnemonicPrefix": "false",
+    "diff.suppressBlankEmpty": "false",
+}
+_COMMAND = (
+    "git",
+    "--no-pager",
+    *(part for name, value in _SETTINGS.items() for part in ("-c", f"{name}={value}")),
+)
+
+
+def _environment() -> dict[str, str]:
+    return os.environ | {"GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     return subprocess.run(
-        [*_COMMAND, "-C", str(folder), *arguments], capture_output=True, stdin=subprocess.DEVNULL, check=False
+        [*_COMMAND, "-C", str(folder), *arguments],
+        capture_output=True,
+        stdin=subprocess.DEVNULL,
+        check=False,
+        env=_environment(),
     )
 
 

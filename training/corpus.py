@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -84,7 +85,14 @@ def walk(
     duplicates = Duplicates()
     for source in sources:
         taken = 0
-        files = [path for path in ignoring.files(source.folder) if path.suffix in LANGUAGES]
+        files = []
+        for file in ignoring.files(source.folder):
+            if file.suffix not in LANGUAGES:
+                continue
+            if _is_text(file.as_posix()):
+                files.append(file)
+            else:
+                left_out["its name is not text"] += 1
         # By hash of the path: a fair choice of files that is the same every time.
         for file in sorted(files, key=lambda f: _digest(f.relative_to(source.folder).as_posix())):
             path, text, secrets = file.relative_to(source.folder), "", 0
@@ -107,6 +115,14 @@ def walk(
             taken += 1
             left_out["(kept) secrets scrubbed"] += secrets
             yield Document(source, path.as_posix(), LANGUAGES[file.suffix], text, _digest(text))
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # bytes that the file system allows and UTF-8 does not
+        return False
+    return True
 
 
 def _unwanted(path: Path, file: Path, largest: int) -> str | None:
@@ -143,11 +159,32 @@ def write(
     left_out: Counter[str],
     held_out: Callable[[Document], str | None] = lambda document: document.held_out,
 ) -> None:
-    """Encode the documents and write the corpus folder; `corpus.json` is written last and marks it
-    complete.
+    """Encode the documents and write the corpus folder. An older corpus stays until the new one is whole, and whoever
+    trains on it keeps it; `corpus.json` is put there last and marks the folder complete.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "corpus.json").unlink(missing_ok=True)  # of an older corpus, whose other files are replaced now
+    part = folder / "part"
+    part.mkdir(parents=True, exist_ok=True)
+    try:
+        _write(part, documents, encode, settings, left_out, held_out)
+        (folder / "corpus.json").unlink(missing_ok=True)
+        for name in ("tokens.npy", "documents.npy", "records.jsonl", "corpus.json"):
+            (part / name).replace(folder / name)
+    except OSError as error:
+        raise DiffcoderError(
+            "disk", f"The corpus could not be written to {folder} ({error}): make room and try again."
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+
+
+def _write(
+    folder: Path,
+    documents: Iterable[Document],
+    encode: Callable[[str], list[int]],
+    settings: dict[str, object],
+    left_out: Counter[str],
+    held_out: Callable[[Document], str | None],
+) -> None:
     pieces: list[NDArray[np.uint32]] = []
     starts, total = [0], 0
     with (folder / "records.jsonl").open("w", encoding="utf-8") as records:

@@ -1,8 +1,8 @@
 """No training on the benchmarks: 13 words in a row that also stand in one of their sets keep a file out.
 
 Words are runs of letters, digits and underscores, lower case; punctuation and layout do not count. The check runs when
-a corpus is made and, as `decontaminated.json` in the corpus folder remembers, once more for every corpus and collection
-of sets before anything trains on it.
+a corpus, edits or continuations are made and, as `decontaminated.json` in their folder remembers, once more for every
+such folder and collection of sets before anything trains on it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from model.schema import DiffcoderError
-from training.corpus import Corpus
 from training.files import write_atomically
 
 WORDS = 13
@@ -76,36 +75,30 @@ def _strings(value: object) -> Iterator[str]:
             yield from _strings(item)
 
 
-def contaminated(corpus: Corpus, decode: Callable[[list[int]], str], grams: frozenset[int]) -> list[int]:
-    """The documents of a corpus that share 13 words in a row with a benchmark."""
-    return [
-        index
-        for index in range(len(corpus.records))
-        if shares(grams, decode(corpus.document(index).tolist()))
-    ]
+def require_clean(
+    folder: Path, texts: Callable[[], Iterator[tuple[str, str]]], benchmarks: Path | None = None
+) -> None:
+    """Refuse a folder of token ids (a corpus, examples) that shares text with a benchmark, or that nothing can be said
+    of. `texts` gives each text with a name for it.
 
-
-def require_clean(corpus: Corpus, decode: Callable[[list[int]], str], folder: Path | None = None) -> None:
-    """Refuse a corpus that shares text with a benchmark, or that nothing can be said of.
-
-    A corpus that was found clean of the same sets is not read again; without any sets here, what was found stands.
+    A folder that was found clean of the same sets is not read again; without any sets here, what was found stands.
     """
-    marker = corpus.folder / "decontaminated.json"
+    marker = folder / "decontaminated.json"
     known = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
-    status = (corpus.folder / "tokens.npy").stat()
+    status = (folder / "tokens.npy").stat()
     state = [status.st_size, status.st_mtime_ns]
-    if known.get("corpus") == state and folder is None and not os.environ.get(SETS):
+    if known.get("corpus") == state and benchmarks is None and not os.environ.get(SETS):
         return
-    files = sets(folder)
+    files = sets(benchmarks)
     names = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
     if known == {"corpus": state, "sets": names}:
         return
-    found = contaminated(corpus, decode, benchmark_ngrams(files))
+    grams = benchmark_ngrams(files)
+    found = [name for name, text in texts() if shares(grams, text)]
     if found:
-        record = corpus.records[found[0]]
         raise DiffcoderError(
             "contaminated",
-            f"{len(found)} files of the corpus share {WORDS} words in a row with a benchmark, the first is"
-            f" {record.get('source')}/{record.get('path')}: make the corpus again with these sets.",
+            f"{len(found)} texts in {folder} share {WORDS} words in a row with a benchmark, the first is {found[0]}:"
+            " make them again with these sets.",
         )
     write_atomically(marker, json.dumps({"corpus": state, "sets": names}).encode())

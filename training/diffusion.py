@@ -55,7 +55,14 @@ class DiffusionTask:
         corpus: Corpus,
         examples: Examples | None = None,
         world: World | None = None,
+        marks: layouts.Marks | None = None,
     ):
+        mask, end = recipe.mask_token, recipe.end_token
+        if mask is None or end is None:
+            raise DiffcoderError(
+                "bad_recipe",
+                "This base has no mask or end token of its own: name mask_token and end_token in the recipe.",
+            )
         if recipe.data == "examples" and examples is None:
             raise DiffcoderError(
                 "no_examples", "The recipe learns examples: make some (`diffcoder train commits`), name them."
@@ -72,15 +79,23 @@ class DiffusionTask:
                 "Low-rank weights are too small to shard: launch this recipe without FSDP's configuration file.",
             )
         source = open_checkpoint(base)
+        if max(mask, end) >= source.config.vocab:
+            raise DiffcoderError(
+                "bad_recipe",
+                f"mask_token {mask} or end_token {end} is none of the base's {source.config.vocab} tokens.",
+            )
+        self.mask, self.end = mask, end
         self.recipe, self.config, self.architecture = recipe, source.config, source.architecture
         self.device = world.device
         self.parameters, self.decoder = network(recipe, source.config, source.tensor, world)
         self.base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
         if recipe.data == "examples" and examples is not None:
-            self.train_packs, self.held_out_packs = (_of_examples(recipe, examples, side) for side in (0, 1))
+            self.train_packs, self.held_out_packs = (
+                _of_examples(recipe, examples, side, end) for side in (0, 1)
+            )
         else:
-            self.train_packs = _packing(recipe, corpus, held_out=False)
-            self.held_out_packs = _packing(recipe, corpus, held_out=True)
+            self.train_packs = _packing(recipe, corpus, marks, end, held_out=False)
+            self.held_out_packs = _packing(recipe, corpus, marks, end, held_out=True)
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         ceiling = rate_ceiling(step, self.recipe.noise_warmup, self.recipe.noise_initial)
@@ -106,7 +121,7 @@ class DiffusionTask:
             return self._next_token_loss(hidden_LD, ids_L, documents_L, learnt_L)
         rates_N, masked_NB = _noise(rng, length // recipe.block, recipe, ceiling)
         masked_L = torch.from_numpy(masked_NB).reshape(-1) & learnt_L
-        noisy_L = torch.where(masked_L, recipe.mask_token, ids_L)
+        noisy_L = torch.where(masked_L, self.mask, ids_L)
         rule = noisy_and_clean(length, recipe.block, causal=recipe.causal, documents_L=apart_L)
         sight = attention(rule, 2 * length, self.device)
         hidden_MD = self._forward(torch.cat([noisy_L, ids_L]), positions_L.repeat(2), sight)
@@ -187,8 +202,12 @@ def _noise(
     return rates_N, rng.random((blocks, recipe.block)) < rates_N[:, None]
 
 
-def _packing(recipe: Diffusion, corpus: Corpus, *, held_out: bool) -> Packing:
+def _packing(
+    recipe: Diffusion, corpus: Corpus, marks: layouts.Marks | None, end: int, *, held_out: bool
+) -> Packing:
     """Documents of one side of the split, some in the infill layout (chosen and cut by their number)."""
+    if recipe.infill and marks is None:
+        raise DiffcoderError("bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe.")
     indices = corpus.indices(held_out=held_out)
     if not len(indices):
         side = "held-out" if held_out else "training"
@@ -197,17 +216,17 @@ def _packing(recipe: Diffusion, corpus: Corpus, *, held_out: bool) -> Packing:
 
     def read(number: int) -> np.ndarray:
         ids = corpus.document(int(indices[number]))
-        if not turned[number]:
+        if not turned[number] or marks is None:
             return ids
-        rng, marks = np.random.default_rng([recipe.seed, 3, number]), layouts.QWEN
+        rng = np.random.default_rng([recipe.seed, 3, number])
         cut = int(rng.integers(1, len(ids)))
         return np.concatenate([[marks.prefix, marks.suffix], ids[cut:], [marks.middle], ids[:cut]])
 
     lengths = corpus.starts[indices + 1] - corpus.starts[indices] + 3 * turned
-    return Packing(read, lengths, recipe.context, recipe.end_token, recipe.seed, recipe.ends)
+    return Packing(read, lengths, recipe.context, end, recipe.seed, recipe.ends)
 
 
-def _of_examples(recipe: Diffusion, examples: Examples, side: int) -> Packing:
+def _of_examples(recipe: Diffusion, examples: Examples, side: int, end: int) -> Packing:
     """Training examples (side 0), or one in sixteen of all (side 1)."""
     numbers = np.array([n for n in range(len(examples)) if (n % 16 == 15) == side])
     if not len(numbers):
@@ -217,7 +236,7 @@ def _of_examples(recipe: Diffusion, examples: Examples, side: int) -> Packing:
         lambda number: examples[int(numbers[number])].ids,
         sizes,
         recipe.context,
-        recipe.end_token,
+        end,
         recipe.seed,
         recipe.ends,
         examples.firsts[numbers] + 1,

@@ -16,6 +16,8 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from model.adapters import read_adapter
+from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from training import layouts, objective
 from training.corpus import Corpus
@@ -24,7 +26,7 @@ from training.files import write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
 from training.noise import rate_ceiling
 from training.progress import HeldOut, measure
-from training.recipe import Gated
+from training.recipe import Gated, Kinds
 from training.trainer import Loss
 
 
@@ -43,19 +45,26 @@ class Drafting:
         held_out: HeldOut,
         written: Examples | None = None,
         start: Path | None = None,
+        marks: layouts.Marks | None = None,
     ):
         if recipe.generated and written is None:
             raise DiffcoderError(
                 "no_continuations",
                 "The recipe wants continuations of the base: make them with the `write` command.",
             )
+        if recipe.infill and marks is None:
+            raise DiffcoderError(
+                "bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe."
+            )
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
+        self.marks = marks
         if recipe.generated and written is not None and not any(map(self._holds_a_block, written)):
             raise DiffcoderError(
                 "no_continuations", "Every continuation of the base is too short to learn from: make others."
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
-        self.base_sha256 = checkpoint_sha256(base)
+        if start is not None:
+            read_adapter(start, open_checkpoint(base).config, checkpoint_sha256(base))
         vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, start)
         self.model = GatedModel(
             base,
@@ -67,7 +76,7 @@ class Drafting:
         )
         if start is not None:
             load_adapter(self.model, start)
-        self.parameters = self.model.parameters
+        self.parameters, self.base_sha256 = self.model.parameters, self.model.base_sha256
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         recipe = self.recipe
@@ -122,8 +131,8 @@ class Drafting:
         length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
         documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
         document = self.corpus.document(int(rng.choice(documents)))
-        if rng.random() < recipe.infill:
-            return layouts.infill(rng, document, length, layouts.QWEN, ends=4)
+        if rng.random() < recipe.infill and self.marks is not None:
+            return layouts.infill(rng, document, length, self.marks, ends=4)
         return layouts.left_to_right(rng, document, length)
 
     def measure(self) -> dict[str, object]:
@@ -153,14 +162,20 @@ def export_checkpoint(base: Path, run: Path) -> Path:
     path = run / "checkpoint.safetensors"
     if not path.is_file():
         raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
-    recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Gated)
+    recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Kinds)
+    if not isinstance(recipe, Gated):
+        raise DiffcoderError(
+            "bad_run", f"{run} trains no drafter: what it made is exported whenever it is measured."
+        )
     with safe_open(path, "pt") as file:
-        step, rows = (int(file.metadata()[key]) for key in ("step", "rows"))
+        facts, base_sha256 = file.metadata(), checkpoint_sha256(base)
+        if facts.get("base_sha256", base_sha256) != base_sha256:
+            raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
+        step, rows = (int(facts[key]) for key in ("step", "rows"))
         names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
         weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
     vocab_S = as_ids(np.load(run / "draft_vocab.npy"))
-    facts: dict[str, object] = {"step": step, "rows": rows}
-    return export_adapter(recipe, checkpoint_sha256(base), vocab_S, run, weights, facts)
+    return export_adapter(recipe, base_sha256, vocab_S, run, weights, {"step": step, "rows": rows})
 
 
 def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray, list[np.ndarray]]:

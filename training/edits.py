@@ -59,7 +59,7 @@ def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | N
         language=edit.language,
     )
     selection = Selection.of(request)
-    lines = edit.replacement.splitlines()
+    lines = edit.replacement.removesuffix("\n").split("\n")
     text = "".join(f"{line.removeprefix(selection.indent) if line.strip() else ''}\n" for line in lines)
     answer = ids_of([f"{text}{selection.fence}", Mark(_END_OF_ANSWER[profile.chat])])
     room = MOST_TOKENS - len(answer) - len(encode_text(tokenizer, selection.text))

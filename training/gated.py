@@ -26,6 +26,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.decoder import (
     FUSED,
@@ -122,6 +123,7 @@ class GatedModel:
     ):
         checkpoint = open_checkpoint(base)
         self.base, self.config, self.rank, self.scale = base, checkpoint.config, rank, scale
+        self.base_sha256 = checkpoint_sha256(base)
         self.draft_vocab_S = draft_vocab_S
         c = self.config
         self.draft_of_V = torch.full((c.vocab,), -1).scatter_(
@@ -245,12 +247,15 @@ def adapter_bytes(
 
 
 def load_adapter(model: GatedModel, path: Path) -> dict[str, str]:
-    """Put an adapter file's weights into the model; returns its metadata."""
+    """Put an adapter file's weights into the model; returns its metadata. Raises DiffcoderError where it is for another
+    base or of another shape."""
+    read_adapter(path, model.config, model.base_sha256)
     with safe_open(path, "pt") as file:
         names = set(file.keys()) - {"draft_vocab"}
-        if names != set(model.parameters):
+        shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+        if shapes != {name: tuple(value.shape) for name, value in model.parameters.items()}:
             raise DiffcoderError(
-                "bad_adapter", f"{path} is an adapter for another base or rank; choose one for {model.base}."
+                "bad_adapter", f"{path} has another rank or chain than the recipe: change one of them."
             )
         for name in names:
             model.parameters[name].data.copy_(file.get_tensor(name))

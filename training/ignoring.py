@@ -33,7 +33,7 @@ def files(folder: Path) -> Iterator[Path]:
         here = Path(place)
         lines = [line for name in NAMES if name in names for line in _lines(here / name)]
         if lines:
-            rules[here] = GitIgnoreSpec.from_lines(lines)
+            rules[here] = GitIgnoreSpec.from_lines(filter(_is_pattern, lines))
         folders[:] = [
             name
             for name in folders
@@ -43,6 +43,15 @@ def files(folder: Path) -> Iterator[Path]:
             path = here / name
             if not path.is_symlink() and not ignored(path, False):
                 yield path
+
+
+def _is_pattern(line: str) -> bool:
+    """Git passes over a line that is no pattern (`!`, a backslash at the end); so do we."""
+    try:
+        GitIgnoreSpec.from_lines([line])
+    except ValueError:
+        return False
+    return True
 
 
 def _lines(path: Path) -> list[str]:

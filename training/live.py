@@ -25,7 +25,10 @@ class Live:
         """Whether the person says yes; nobody there means no."""
         if not self.console.is_terminal:
             return False
-        return self.console.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        try:
+            return self.console.input(f"{question} [y/N] ").strip().lower() in ("y", "yes")
+        except EOFError:
+            return False
 
     @contextmanager
     def counting(self, what: str, count: int) -> Iterator[Callable[[int], None]]:
@@ -56,6 +59,8 @@ class Live:
                     self.say(
                         f"step {entry['evaluation']}: held-out {entry.get('bits_per_token')} bits a token"
                     )
+                    return
+                if "step" not in entry:
                     return
                 step = int(str(entry["step"]))
                 note = f"loss {entry['loss']}, {entry['rows_per_s']} tokens/s"

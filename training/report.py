@@ -5,6 +5,7 @@ Numbers, outcomes and log lines in, text out. Knows no models.
 
 from __future__ import annotations
 
+import contextlib
 import html
 import io
 import json
@@ -14,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from model.schema import DiffcoderError
-from training.yardstick import Outcome
+from training.yardstick import LEAST_FILES, Outcome
 
 _SHOWN = 6  # gaps gained and lost that are shown with their answers
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
@@ -24,8 +25,12 @@ svg{max-width:100%;height:auto}.good{color:#17602b}.bad{color:#8a1f11}small{colo
 
 
 def log_lines(path: Path) -> list[dict[str, Any]]:
-    """The lines of a run's log."""
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.is_file() else []
+    """The lines of a run's log; one that was torn by a kill or a full disk is left out."""
+    found = []
+    for line in path.read_text("utf-8", "replace").splitlines() if path.is_file() else []:
+        with contextlib.suppress(ValueError):
+            found.append(json.loads(line))
+    return [line for line in found if isinstance(line, dict)]
 
 
 def page(
@@ -36,13 +41,15 @@ def page(
 ) -> str:
     """The whole report."""
     difference, corpus, recipe = result["difference"], result["corpus"], result["recipe"]
+    few = difference["files"] < LEAST_FILES
+    drawn = f"gaps, of {difference['files']} files: too few to draw files" if few else "files"
     verdict = "better" if result["better"] else "not measurably better"
     steps = [line for line in log if "loss" in line]
     body = [
         f"<h1>{_text(result['repository'])}: tuned on {_text(result['model'])}</h1>",
         f"<p class={'good' if result['better'] else 'bad'}><b>The tuned model is {verdict}</b> on held-out files:"
         f" {difference['bits']:+.3f} bits a token (95 % interval {difference['bits_low']:+.3f} to"
-        f" {difference['bits_high']:+.3f}, over files); of the exact answers {difference['gained']:.0f} gained and"
+        f" {difference['bits_high']:+.3f}, over {drawn}); of the exact answers {difference['gained']:.0f} gained and"
         f" {difference['lost']:.0f} lost (McNemar, p = {difference['p_exact']:.3g}).</p>",
         _numbers(result["before"], result["after"]),
         "<p><small>Greedy answers of the engine's own generator (<code>verify</code> as the model's default). An answer"

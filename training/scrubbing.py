@@ -16,14 +16,17 @@ _SHAPES = re.compile(
     r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)"
     r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
     r"|\bgh[opsu]_[0-9A-Za-z]{36,}\b|\bgithub_pat_\w{40,}\b|\bglpat-[\w-]{20,}"
-    r"|\bxox[abprs]-[0-9A-Za-z-]{10,}|\bAIza[\w-]{35}\b|\bsk_live_[0-9A-Za-z]{16,}|\bsk-[0-9A-Za-z_-]{32,}"
+    r"|\bxox[abprs]-[0-9A-Za-z-]{10,}|\bAIza[\w-]{35}\b|\b[rs]k_(?:live|test)_[0-9A-Za-z]{16,}|\bsk-[0-9A-Za-z_-]{32,}"
+    r"|(?<=hooks\.slack\.com/services/)[\w/]{20,}"
     r"|\bnpm_[0-9A-Za-z]{36}\b|\bpypi-[\w-]{60,}|\bhf_[0-9A-Za-z]{30,}\b"
     r"|\beyJ[\w-]{10,}\.eyJ[\w-]{10,}\.[\w-]{10,}",
     re.DOTALL,
 )
 _ADDRESS = re.compile(r"(?<=://)([^\s/:@'\"]+):([^\s/:@'\"{}$<>]{3,})(?=@[\w.-]+)")
 _NAMED = re.compile(
-    r"(?i)(?:passw(?:or)?d|secret|token|api_?key|private_?key|credential)\w*['\"]?\s*[:=]+>?\s*['\"]([^'\"\s]{12,})['\"]"
+    r"(?i)(?:passw(?:or)?d|secret|token|api_?key|private_?key|credential)\w*['\"]?"
+    r"(?:\s*:?\s*&?(?:'static\s+)?(?:str|string|bytes?|char|text|any|object)\b[\w<>\[\]?*]*)?"  # a declared type
+    r"\s*(?:[:=]+>?|,)\s*[bfru]{0,2}(['\"`])([^'\"`\s]{12,})\1"
 )
 _PLAIN_BITS = 3.3  # entropy a character; words lie below, random strings of 16 letters and digits above
 
@@ -41,7 +44,7 @@ def scrub(text: str) -> tuple[str, int]:
         return f"{found[1]}:{replaced(found)}"
 
     def named(found: re.Match[str]) -> str:
-        return found[0].replace(found[1], replaced(found)) if _looks_random(found[1]) else found[0]
+        return found[0].replace(found[2], replaced(found)) if _looks_random(found[2]) else found[0]
 
     text = _SHAPES.sub(replaced, text)
     text = _ADDRESS.sub(password, text)

@@ -81,7 +81,7 @@ def _run(folder: Path) -> int:
         run, recipe = folder / name, folder / f"{name}.toml"
         recipe.write_text(text.format(mask=marks["<|fim_pad|>"], end=marks["<|endoftext|>"], steps=STEPS))
         more = ["--examples", str(folder / "edits")] if name == "sdc-sft-lora" else []
-        train = [*common, "train", str(recipe), "--run", str(run), *more]
+        train = [*common, "train", str(recipe), "--run", str(run), *more, *against]
         _do(cli.main, [*train, "--minutes", "0"])  # a step, then on from its checkpoint
         _do(cli.main, [*train, "--resume"])
         figure = "loss" if name == "gated" else "bits_per_token"  # held out, where the task measures it
@@ -90,7 +90,7 @@ def _run(folder: Path) -> int:
         print(f"{name:14} {figure} {found[0]:.3f} -> {found[-1]:.3f}", flush=True)
     gated, written = ["--run", str(folder / "gated")], str(folder / "written")
     asked = ["--recipe", str(folder / "gated.toml"), "--count", "3", "--tokens", "20"]
-    _do(cli.main, [*common, "write", written, *gated, *asked])
+    _do(cli.main, [*common, "write", written, *gated, *asked, *against])
     _do(cli.main, [*common, "export", *gated])
     _do(cli.main, [*common, "evaluate", str(folder / "gated" / "adapter.safetensors"), "--held-out", written])
     repository = folder / "repository"

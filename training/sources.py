@@ -100,6 +100,7 @@ def _npm_licence(path: Path) -> str:
 def _distribution(site_packages: Path, info: Path, refused: dict[str, str]) -> Iterator[Source]:
     try:
         fields = HeaderParser().parsestr((info / "METADATA").read_text("utf-8", "replace"))
+        record = (info / "RECORD").read_text("utf-8", "replace")
     except OSError:
         return
     classifiers = [
@@ -110,10 +111,7 @@ def _distribution(site_packages: Path, info: Path, refused: dict[str, str]) -> I
     licence = (
         fields["License-Expression"] or " and ".join(classifiers) or (fields["License"] or "").split("\n")[0]
     )
-    record = info / "RECORD"
-    names = {
-        line.split("/", 1)[0] for line in record.read_text("utf-8", "replace").split("\n") if "/" in line
-    }
+    names = {line.split("/", 1)[0] for line in record.split("\n") if "/" in line}
     for name in sorted(names):
         if re.fullmatch(r"\w+", name) and (site_packages / name).is_dir():
             yield from _source(name, site_packages / name, licence, refused)

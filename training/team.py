@@ -178,7 +178,7 @@ class TeamTask:
         self.model = TeamModel(
             base, rank=recipe.rank, scale=recipe.scale, seed=recipe.seed, drafting=drafting
         )
-        self.parameters = self.model.parameters
+        self.parameters, self.base_sha256 = self.model.parameters, self.model.base_sha256
         self.windows = self._windows(held_out=False)
         self.held_out = self._windows(held_out=True)[:HELD_OUT_WINDOWS]
 

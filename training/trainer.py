@@ -48,6 +48,8 @@ class Task(Protocol):
     """What a run learns. `parameters` are trained; the task computes with them in place."""
 
     parameters: dict[str, nn.Parameter]
+    base_sha256: str
+    """Of the base that low-rank weights belong to; empty where every weight is trained."""
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         """The loss of one sequence, drawn with `rng`; `number` counts the sequences of the whole run."""
@@ -110,6 +112,7 @@ class Trainer:
         self.stopping = False
         if resume:
             self._restore()
+            self._note_changes()
         elif (run / "checkpoint.safetensors").exists():
             raise DiffcoderError(
                 "run_exists", f"{run} holds a run already: add --resume to go on, or name another folder."
@@ -182,8 +185,8 @@ class Trainer:
         if not math.isfinite(self.norm):
             raise DiffcoderError(
                 "not_finite",
-                f"The gradient stopped being a number at step {self.step}: lower lr and resume; the last good"
-                f" checkpoint is kept in {self.run}.",
+                f"The gradient stopped being a number at step {self.step}; the last good checkpoint is kept in"
+                f" {self.run}: go on from it with a lower lr.",
             )
         # Early on an average over the whole past would be mostly the start.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
@@ -247,6 +250,7 @@ class Trainer:
         tensors = self._whole(tensors)
         if self.world.leads:
             facts = {"step": str(self.step), "rows": str(self.rows), "cpu_s": repr(self.cpu_s)}
+            facts["base_sha256"] = self.task.base_sha256
             write_atomically(self.run / "checkpoint.safetensors", save(tensors, facts))
 
     def _restore(self) -> None:
@@ -257,9 +261,13 @@ class Trainer:
             )
         with safe_open(path, "pt") as file:
             facts, held = file.metadata(), set(file.keys())
-            if {name for name in held if name.startswith("weight.")} != {
-                "weight." + n for n in self.parameters
-            }:
+            shapes = {
+                name.removeprefix("weight."): tuple(file.get_slice(name).get_shape())
+                for name in held
+                if name.startswith("weight.")
+            }
+            same_base = facts.get("base_sha256", self.task.base_sha256) == self.task.base_sha256
+            if not same_base or shapes != {n: tuple(value.shape) for n, value in self.parameters.items()}:
                 raise DiffcoderError(
                     "other_run",
                     f"The checkpoint in {self.run} is of another recipe or base: name another folder.",
@@ -269,3 +277,13 @@ class Trainer:
                     tensor.copy_(self.world.placed(file.get_tensor(f"{kind}.{name}"), tensor))
             self.optimiser.restore(held, file.get_tensor)
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
+
+    def _note_changes(self) -> None:
+        """Log the fields of the recipe that are others than before the stop."""
+        path, now = self.run / "recipe.json", json.loads(msgspec.json.encode(self.recipe))
+        before = json.loads(path.read_bytes()) if path.is_file() else now
+        changed = {
+            name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
+        }
+        if changed:
+            self._write({"resumed": self.step, "changed": changed})

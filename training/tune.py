@@ -28,6 +28,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from model import loading, registry, store
+from model.adapters import read_team_adapter
 from model.checkpoints import open_checkpoint
 from model.generator import Generator
 from model.profiles import Profile
@@ -40,6 +41,7 @@ from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
 from training.files import write_atomically
+from training.gated import checkpoint_sha256
 from training.live import Live
 from training.recipe import Team, load
 from training.team import TeamTask
@@ -77,9 +79,12 @@ def main(arguments: list[str] | None = None) -> int:
         if options.repository is None:
             raise DiffcoderError("no_repository", "Name the folder of the repository to learn from.")
         tuning = Tuning(options)
-        return tuning.use() if options.use and tuning.is_finished else tuning.run()
+        return tuning.use() if options.use and tuning.is_finished and not options.dry_run else tuning.run()
     except DiffcoderError as error:
         print(f"diffcoder tune: {error.message}", file=sys.stderr)
+        return 1
+    except OSError as error:
+        print(f"diffcoder tune: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("\nStopped. What was done is kept; go on with --resume.", file=sys.stderr)
@@ -186,7 +191,7 @@ class Tuning:
         """Take away what an earlier call prepared and never trained on, and nothing else."""
         if not self.folder.exists() or not any(self.folder.iterdir()):
             return
-        if not (self.folder / "corpus").is_dir():
+        if not any((self.folder / name).is_dir() for name in ("corpus", "edits")):
             raise DiffcoderError("run_exists", f"{self.folder} holds something else: name another --run.")
         for name in ("corpus", "edits"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
@@ -197,7 +202,13 @@ class Tuning:
 
     def _prepare(self) -> None:
         """Corpus and edits, once."""
-        if (self.folder / "corpus" / "corpus.json").is_file():
+        done = self.folder / "corpus" / "corpus.json"
+        if done.is_file():
+            model = json.loads(done.read_text("utf-8"))["model"]
+            if model != self.options.model:
+                raise DiffcoderError(
+                    "other_run", f"{self.folder} is a run of the model {model}: name it, or another --run."
+                )
             return
         self.live.say(f"Reading {self.repository}")
         checkpoint = open_checkpoint(store.model_path(self.options.model))
@@ -216,7 +227,7 @@ class Tuning:
                 f" needed (left out: {reasons or 'none'}).",
             )
         held = held_out(documents)
-        edits = self._edits([d for d in documents if d.path not in held], left_out)
+        edits = self._edits([d for d in documents if d.path not in held], contaminated, left_out)
         examples = list(sequences(edits, self._profile(), tokenizer))
         if examples:
             store_examples(self.folder / "edits", examples)
@@ -235,12 +246,14 @@ class Tuning:
             lambda document: "file" if document.path in held else None,
         )
 
-    def _edits(self, documents: list[Document], left_out: Counter[str]) -> list[Edit]:
+    def _edits(
+        self, documents: list[Document], contaminated: Callable[[str], bool], left_out: Counter[str]
+    ) -> list[Edit]:
         """From the history of the files that are learnt from, and made out of them."""
         found: list[Edit] = []
         paths = {document.path for document in documents}
         if commits.is_repository(self.repository):
-            for edit in commits.edits(self.repository, paths.__contains__, left_out):
+            for edit in commits.edits(self.repository, paths.__contains__, contaminated, left_out):
                 found.append(edit)
                 if len(found) == MOST_EDITS:
                     break
@@ -264,7 +277,9 @@ class Tuning:
             record = corpus.records[index]
             text = tokenizer.decode(corpus.document(int(index)).tolist(), skip_special_tokens=False)
             files.append((record["path"], record["language"], text))
-        found = yardstick.gaps(files, self.options.gaps)
+        measured = self.folder / "before.json"  # a run that goes on asks what it asked before
+        count = len(json.loads(measured.read_text("utf-8"))[1]) if measured.is_file() else self.options.gaps
+        found = yardstick.gaps(files, count)
         if not found:
             raise DiffcoderError("empty_corpus", "No held-out file has a line to measure with: add files.")
         return found
@@ -354,7 +369,14 @@ class Tuning:
             trainer = Trainer(recipe, task, self.folder, resume, report=line, log_steps=1)
             if not resume:
                 trainer.evaluate()
-            trainer.train(0.0 if self.options.finish else 1e9)
+            try:
+                trainer.train(0.0 if self.options.finish else 1e9)
+            except DiffcoderError as error:
+                if error.code == "not_finite":
+                    error.message += (
+                        " (A new run: --recipe FILE --run FOLDER; --finish measures what is there.)"
+                    )
+                raise
         if not trainer.stopping:
             write_atomically(done, json.dumps({"step": trainer.step}).encode())
         return trainer.stopping
@@ -392,9 +414,13 @@ class Tuning:
         return better
 
     def use(self) -> int:
-        """Put the adapter where the engine looks before its next request."""
-        if not self.adapter.is_file():
-            raise DiffcoderError("no_adapter", f"{self.folder} holds no adapter yet: tune first.")
+        """Put the adapter where the engine looks before its next request, if it is better and for this model."""
+        if not json.loads(self.result.read_text("utf-8"))["better"]:
+            raise DiffcoderError(
+                "not_better", "The tuned model was not measurably better, so the engine goes on without it."
+            )
+        base = store.model_path(self.options.model)
+        read_team_adapter(self.adapter, open_checkpoint(base).config, checkpoint_sha256(base))
         path = store.team_path(self.options.model)
         store.write_atomically(path, lambda part: shutil.copyfile(self.adapter, part))
         self.live.say("In use from the engine's next request on. `diffcoder tune --off` takes it away.")

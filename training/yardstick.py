@@ -22,6 +22,7 @@ from model.schema import FillRequest, Limits, ScoreRequest
 BEFORE, BEHIND = 2000, 800  # characters of context that a gap keeps
 KINDS = ("line", "line end", "line", "lines")
 _BOOTSTRAP = 2000
+LEAST_FILES = 5  # to draw files and not gaps
 
 
 @dataclass(frozen=True)
@@ -135,12 +136,14 @@ def table(outcomes: Sequence[Outcome]) -> dict[str, float]:
 
 def compare(before: Sequence[Outcome], after: Sequence[Outcome]) -> dict[str, float]:
     """Paired differences, after minus before: of bits a token with a 95 % interval over files (gaps of one file are
-    alike, so files are drawn), of exact answers with McNemar's exact p-value."""
+    alike, so files are drawn; with fewer than 5 files, gaps), of exact answers with McNemar's exact p-value."""
     files: dict[str, list[tuple[float, int]]] = {}
     for first, second in zip(before, after, strict=True):
         assert first.name == second.name, (first.name, second.name)
         files.setdefault(first.name.rpartition(":")[0], []).append((second.bits - first.bits, first.scored))
     rng, groups = random.Random(0), list(files.values())
+    if len(groups) < LEAST_FILES:
+        groups = [[gap] for group in groups for gap in group]
 
     def mean(chosen: Sequence[list[tuple[float, int]]]) -> float:
         return sum(d for group in chosen for d, _ in group) / sum(n for group in chosen for _, n in group)
@@ -155,6 +158,7 @@ def compare(before: Sequence[Outcome], after: Sequence[Outcome]) -> dict[str, fl
         "gained": gained,
         "lost": lost,
         "p_exact": mcnemar(gained, lost),
+        "files": len(files),
     }
 
 

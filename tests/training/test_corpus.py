@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import os
 from collections import Counter
 
 import numpy as np
@@ -104,6 +105,41 @@ def test_a_corpus_keeps_every_token_and_splits_by_file(tmp_path):
     assert corpus.frequencies(300).sum() == len(corpus.tokens)
 
 
+def test_a_corpus_stays_until_the_next_one_is_whole(tmp_path):
+    def documents(n):
+        put(tmp_path / f"code{n}", f"f{n}.py", different(n))
+        yield from walk([Source("s", tmp_path / f"code{n}", "MIT")], clean, Counter())
+
+    def broken():
+        yield from documents(2)
+        raise DiffcoderError("x", "stopped")
+
+    out, encode = tmp_path / "out", lambda text: list(text.encode())
+    corpora.write(out, documents(1), encode, {}, Counter())
+    (out / "notes.txt").write_text("mine")
+    old = Corpus(out)
+    with pytest.raises(DiffcoderError, match="stopped"):
+        corpora.write(out, broken(), encode, {}, Counter())
+    with pytest.raises(DiffcoderError, match="No source file"):
+        corpora.write(out, [], encode, {}, Counter())
+    assert bytes(Corpus(out).document(0).tolist()).decode() == different(1)
+    corpora.write(out, documents(3), encode, {}, Counter())
+    assert bytes(Corpus(out).document(0).tolist()).decode() == different(3)
+    assert bytes(old.document(0).tolist()).decode() == different(1)  # whoever reads it keeps it
+    assert {path.name for path in out.iterdir()} >= {"notes.txt", "corpus.json"}
+    assert not (out / "part").exists()
+
+
+def test_names_that_are_no_text_and_lines_that_are_no_pattern_are_passed_over(tmp_path):
+    put(tmp_path, "a.py", different(1))
+    put(tmp_path, "b.py", different(2))
+    put(tmp_path, ".gitignore", "!\nb.py\nodd\\\n")
+    (tmp_path / os.fsdecode(b"caf\xe9.py")).write_text(different(3))
+    left_out = Counter()
+    assert [d.path for d in walk([Source("s", tmp_path, "MIT")], clean, left_out)] == ["a.py"]
+    assert left_out["its name is not text"] == 1
+
+
 def test_an_empty_corpus_and_a_missing_benchmark_folder_are_said_in_a_sentence(tmp_path):
     with pytest.raises(DiffcoderError, match="No source file"):
         corpora.write(tmp_path / "out", [], list, {}, Counter())
@@ -136,6 +172,30 @@ def test_secrets_are_taken_out_and_words_are_not():
     assert scrub(f"K = `{key}`\nx = 1\n") == ("K = `scrubbed`\nx = 1\n", 1)
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "const apiKey: string = '{}'",
+        'const token string = "{}"',
+        'const API_KEY: &str = "{}"',
+        'static SECRET: &\'static str = "{}";',
+        "password = b'{}'",
+        "os.environ.setdefault('API_TOKEN', '{}')",
+        '{{"api_key": "{}"}}',
+        "let secret = `{}`",
+    ],
+)
+def test_secrets_are_found_however_a_language_declares_them(line):
+    text, count = scrub(line.format("a8Zk29xQp1Lm4Vt7"))
+    assert (text, count) == (line.format("scrubbed"), 1)
+    assert scrub(line.format("please_fill_me_in"))[1] == 0
+
+
+def test_keys_of_known_services_are_secrets_wherever_they_stand():
+    for key in ("sk_test_" + "a1B2c3D4" * 3, "https://hooks.slack.com/services/" + "T0A1/B2C3/" + "x9" * 12):
+        assert key not in scrub(f"send('{key}')")[0]
+
+
 def test_a_corpus_that_shares_text_with_a_benchmark_is_refused_before_training(tmp_path, monkeypatch):
     monkeypatch.delenv("DIFFCODER_EVALS", raising=False)
     put(tmp_path, "code/f.py", different(1) + "".join(f"w{n} = 1\n" for n in range(20)))
@@ -143,17 +203,17 @@ def test_a_corpus_that_shares_text_with_a_benchmark_is_refused_before_training(t
     corpora.write(tmp_path / "out", documents, lambda text: list(text.encode()), {}, Counter())
     corpus = Corpus(tmp_path / "out")
 
-    def decode(ids):
-        return bytes(ids).decode()
+    def texts():
+        yield "s/f.py", bytes(corpus.document(0).tolist()).decode()
 
     with pytest.raises(DiffcoderError, match="DIFFCODER_EVALS"):
-        require_clean(corpus, decode)
+        require_clean(corpus.folder, texts)
     put(tmp_path, "bench/set.jsonl", json.dumps({"prompt": "nothing alike"}) + "\n")
-    require_clean(corpus, decode, tmp_path / "bench")
-    require_clean(corpus, decode)  # what was found stands
+    require_clean(corpus.folder, texts, tmp_path / "bench")
+    require_clean(corpus.folder, texts)  # what was found stands
     put(tmp_path, "bench/set.jsonl", json.dumps({"prompt": " = 1 ".join(f"w{n}" for n in range(9))}) + "\n")
     with pytest.raises(DiffcoderError, match=r"s/f\.py") as error:
-        require_clean(corpus, decode, tmp_path / "bench")
+        require_clean(corpus.folder, texts, tmp_path / "bench")
     assert error.value.code == "contaminated"
 
 

@@ -1,11 +1,13 @@
 """A run of a tiny base: it learns, it resumes to the last bit, and what goes wrong costs nothing."""
 
 import json
+import shutil
 
 import msgspec
 import numpy as np
 import pytest
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from model.schema import DiffcoderError
 from training.corpus import Corpus
@@ -114,6 +116,75 @@ def test_a_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoi
     after, same = checkpoint(run)
     assert facts == same
     assert all(np.array_equal(before[name].numpy(), after[name].numpy()) for name in before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    before, _ = checkpoint(run)
+    broken = trainer(tiny_base, corpus, run, resume=True)
+    loss = broken.task.loss
+    broken.task.loss = lambda *drawn: loss(*drawn)._replace(total=loss(*drawn).total * float("inf"))
+    with pytest.raises(DiffcoderError, match=r"step 1; the last good checkpoint .* lower lr"):
+        broken.train(minutes=60)
+    after, _ = checkpoint(run)
+    assert all(np.array_equal(value.numpy(), after[name].numpy()) for name, value in before.items())
+
+
+def test_a_run_goes_on_with_its_own_base_and_shapes_alone(tiny_base, corpus, tmp_path):
+    run, other = tmp_path / "run", tmp_path / "other"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    with pytest.raises(DiffcoderError, match="another recipe or base"):
+        trainer(tiny_base, corpus, run, msgspec.structs.replace(RECIPE, rank=8), resume=True)
+    shutil.copytree(tiny_base, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors")
+    with pytest.raises(DiffcoderError, match="another recipe or base"):
+        trainer(other, corpus, run, resume=True)
+    with pytest.raises(DiffcoderError, match="another base"):
+        export_checkpoint(other, run)
+    trainer(tiny_base, corpus, run, msgspec.structs.replace(RECIPE, lr=1e-4), resume=True)
+    changed = [line["changed"] for line in map(json.loads, (run / "log.jsonl").open()) if "changed" in line]
+    assert changed == [{"lr": [1e-3, 1e-4]}]
+
+
+def test_an_adapter_to_start_from_is_for_this_base_and_recipe(tiny_base, corpus, tmp_path):
+    trainer(tiny_base, corpus, tmp_path / "run").train(minutes=60)
+    start, held_out = tmp_path / "run" / "adapter.safetensors", HeldOut([], [])
+
+    def begun(base, recipe):
+        return Drafting(recipe, base, corpus, tmp_path / "next", held_out, start=start)
+
+    begun(tiny_base, RECIPE)
+    with pytest.raises(DiffcoderError, match="another rank"):
+        begun(tiny_base, msgspec.structs.replace(RECIPE, rank=8))
+    shutil.copytree(tiny_base, tmp_path / "other")
+    weights = load_file(tmp_path / "other" / "model.safetensors")
+    save_file(
+        {name: value + 0.01 for name, value in weights.items()}, tmp_path / "other" / "model.safetensors"
+    )
+    with pytest.raises(DiffcoderError, match="base"):
+        begun(tmp_path / "other", RECIPE)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'kind = "gated"\nsequences = 0\n',
+        'kind = "gated"\nblocks = []\n',
+        'kind = "gated"\nlength = [320, 128]\n',
+        'kind = "gated"\nlanguages = {python = 0}\n',
+        'kind = "team"\nlr = -1.0\n',
+        'kind = "diffusion"\nblock = 0\n',
+        'kind = "diffusion"\ninfill = 2.0\n',
+        'kind = "team"\n# \xe9\n'.encode("latin-1"),
+    ],
+)
+def test_values_that_make_no_sense_are_said_in_a_sentence(tmp_path, text):
+    path = tmp_path / "mine.toml"
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(DiffcoderError, match=r"mine\.toml cannot be used"):
+        load(str(path))
 
 
 def test_a_full_disk_keeps_the_last_good_file(tmp_path):

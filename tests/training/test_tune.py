@@ -117,7 +117,7 @@ def test_what_is_held_out_is_nowhere_in_training(
     records = [json.loads(line) for line in (tmp_path / "run/corpus/records.jsonl").open()]
     held = {record["path"] for record in records if record["held_out"]}
     assert 0 < len(held) < FILES / 2
-    edited = commits.edits(repository, lambda path: path not in held, Counter())
+    edited = commits.edits(repository, lambda path: path not in held, lambda text: False, Counter())
     assert {edit.path for edit in edited} == {record["path"] for record in records} - held
 
 
@@ -214,7 +214,7 @@ def test_transformations_change_one_thing_and_know_the_truth() -> None:
 
 def test_commit_messages_that_say_nothing_teach_nothing(repository: Path) -> None:
     left_out: Counter[str] = Counter()
-    found = list(commits.edits(repository, lambda path: True, left_out))
+    found = list(commits.edits(repository, lambda path: True, lambda text: False, left_out))
     assert len(found) == FILES
     assert found[0].instruction == f"Reject records that are live in part {FILES - 1}"
     lines = found[0].before.split("\n")[found[0].start - 1 : found[0].end]

@@ -1,0 +1,135 @@
+"""`diffcoder train` where something is missing or does not fit: one sentence, no traceback, nothing lost."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import cli, scratch
+from training.examples import store
+from training.layouts import Sequence
+
+PACKAGE = Path(cli.__file__).parent
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random base, a corpus for it, benchmark sets, and a finished run of a drafter."""
+    folder = tmp_path_factory.mktemp("made")
+    texts = [path.read_text("utf-8") for path in sorted(PACKAGE.glob("*.py"))]
+    scratch.write(folder / "base", texts, vocab=600, layers=2, width=64, context=512, seed=0)
+    scratch.write(folder / "other", texts[:9], vocab=500, layers=2, width=64, context=512, seed=1)
+    (folder / "sets").mkdir()
+    (folder / "sets" / "set.jsonl").write_text(
+        json.dumps({"prompt": "Return the sum of two numbers."}) + "\n"
+    )
+    (folder / "gated.toml").write_text(
+        'kind = "gated"\nrank = 4\nblocks = [3]\nlength = [40, 64]\nnoisy_rows = 24\ninfill = 0.0\nsteps = 1\n'
+        "draft_vocab = 400\n"
+    )
+    (folder / "pretrain.toml").write_text('kind = "diffusion"\ncontext = 64\nsteps = 1\n')
+    assert run(folder, "corpus", "--source", "ours", str(PACKAGE), "Apache-2.0", *sets(folder)) == 0
+    assert run(folder, "train", str(folder / "gated.toml"), "--run", str(folder / "run"), *sets(folder)) == 0
+    return folder
+
+
+def sets(folder: Path) -> list[str]:
+    return ["--benchmarks", str(folder / "sets")]
+
+
+def run(folder: Path, *arguments: str, base: str = "base") -> int:
+    common = ["--base", str(folder / base), "--corpus", str(folder / "corpus"), "--threads", "1"]
+    return cli.main([*common, *arguments])
+
+
+def said(capsys: pytest.CaptureFixture[str]) -> str:
+    text = capsys.readouterr().err
+    assert text.startswith("diffcoder train: ")
+    assert text.count("\n") == 1
+    return text
+
+
+def test_what_is_missing_or_does_not_fit_is_said_in_a_sentence(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adapter, recipe = str(made / "run" / "adapter.safetensors"), str(made / "gated.toml")
+    (tmp_path / "gpt").mkdir()
+    shutil.copy(made / "base" / "tokenizer.json", tmp_path / "gpt")
+    shutil.copy(made / "base" / "model.safetensors", tmp_path / "gpt")
+    (tmp_path / "gpt" / "config.json").write_text(
+        json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})
+    )
+    (tmp_path / "bad.safetensors").write_bytes(b"\0" * 50)
+    short = str(tmp_path / "short")
+    cases: list[tuple[list[str], str, str]] = [
+        (["evaluate", str(tmp_path / "none")], "base", "no file"),
+        (["evaluate", str(tmp_path / "bad.safetensors")], "base", "bad.safetensors"),
+        (["evaluate", adapter], "other", "another tokenizer"),
+        (["write", short, "--run", str(tmp_path / "r"), *sets(made)], "other", "another tokenizer"),
+        (
+            ["write", short, "--run", str(tmp_path / "r"), "--benchmarks", str(tmp_path / "none")],
+            "base",
+            "no benchmark",
+        ),
+        (["train", "no-such-recipe"], "base", "no recipe"),
+        (["train", recipe, "--run", str(made / "run"), *sets(made)], "base", "--resume"),
+        (["train", recipe, "--run", str(tmp_path / "r"), "--resume", *sets(made)], "base", "no checkpoint"),
+        (["train", recipe, "--run", str(tmp_path / "r"), "--start", str(tmp_path / "none")], "base", "none"),
+        (
+            ["train", str(made / "pretrain.toml"), "--examples", str(tmp_path / "none")],
+            "base",
+            "no sequences",
+        ),
+        (["train", recipe, "--run", str(tmp_path / "r")], str(tmp_path / "gpt"), "gpt2"),
+        (["train", recipe, "--run", str(tmp_path / "r")], str(tmp_path / "none"), "none"),
+        (["export", "--run", str(tmp_path / "none")], "base", "no checkpoint"),
+        (["export", "--run", str(made / "run")], "other", "another base"),
+        (["commits", str(tmp_path / "none"), short, *sets(made)], "base", "none"),
+        (["corpus", "--source", "x", str(tmp_path / "gpt"), "MIT", *sets(made)], "base", "No source file"),
+        (["corpus", "--packages", str(tmp_path / "none"), *sets(made)], "base", "none"),
+        (["corpus", "--source", "x", str(tmp_path / "none"), "MIT", *sets(made)], "base", "none"),
+    ]
+    for arguments, base, words in cases:
+        capsys.readouterr()
+        assert run(made, *arguments, base=base) == 1, arguments
+        assert words in said(capsys), arguments
+    assert run(made, "evaluate", adapter) == 0  # the corpus and the run are as they were
+
+
+def test_common_options_may_stand_anywhere(made: Path, tmp_path: Path) -> None:
+    common = ["--base", str(made / "base"), "--corpus", str(made / "corpus"), "--threads", "1"]
+    recipe, further = str(made / "gated.toml"), ["--minutes", "0", *sets(made)]
+    for n, words in enumerate(([*common, recipe], [recipe, *common], ["train", *common, recipe])):
+        assert cli.main([*words, "--run", str(tmp_path / str(n)), *further]) == 0
+
+
+def test_a_pretraining_recipe_takes_the_mask_and_end_of_the_bases_family(made: Path, tmp_path: Path) -> None:
+    assert run(made, "train", str(made / "pretrain.toml"), "--run", str(tmp_path / "run"), *sets(made)) == 0
+    recipe, marks = (
+        json.loads((tmp_path / "run" / "recipe.json").read_text()),
+        scratch.marks_of(made / "base"),
+    )
+    assert (recipe["mask_token"], recipe["end_token"]) == (marks["<|fim_pad|>"], marks["<|endoftext|>"])
+
+
+def test_nothing_of_a_benchmark_is_learnt_from_edits_or_continuations(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = np.load(made / "corpus" / "tokens.npy")
+    store(tmp_path / "learnt", [Sequence(corpus[:200].astype(np.int64), 20)])
+    text = cli._decoder(made / "base")(corpus[:120].tolist())
+    shutil.copytree(made / "sets", tmp_path / "sets")
+    clean = run(made, "train", str(made / "gated.toml"), "--run", str(tmp_path / "a"), *sets(made),
+                "--written", str(tmp_path / "learnt"))  # fmt: skip
+    assert clean == 0
+    (tmp_path / "sets" / "more.jsonl").write_text(json.dumps({"prompt": " ".join(text.split()[5:40])}) + "\n")
+    shutil.copytree(made / "corpus", tmp_path / "corpus")
+    for option in ("--written", "--examples"):
+        capsys.readouterr()
+        words = ["--benchmarks", str(tmp_path / "sets"), option, str(tmp_path / "learnt")]
+        assert run(made, "train", str(made / "gated.toml"), "--run", str(tmp_path / "b"), *words) == 1
+        assert "share 13 words" in said(capsys)
