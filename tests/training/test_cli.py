@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from training import cli, scratch
 from training.examples import store
@@ -133,3 +139,64 @@ def test_nothing_of_a_benchmark_is_learnt_from_edits_or_continuations(
         words = ["--benchmarks", str(tmp_path / "sets"), option, str(tmp_path / "learnt")]
         assert run(made, "train", str(made / "gated.toml"), "--run", str(tmp_path / "b"), *words) == 1
         assert "share 13 words" in said(capsys)
+
+
+def started(made: Path, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+    """A process of its own, whose files may have `limit` bytes."""
+
+    def limited() -> None:
+        if limit is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+    common = ["--base", str(made / "base"), "--corpus", str(made / "corpus"), "--threads", "1", *sets(made)]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "training.cli", "train", *arguments, *common],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=limited,
+    )
+
+
+def test_a_run_that_was_killed_or_met_a_full_disk_goes_on_as_if_it_had_not(
+    made: Path, tmp_path: Path
+) -> None:
+    recipe = tmp_path / "long.toml"
+    recipe.write_text((made / "gated.toml").read_text().replace("steps = 1\n", "steps = 60\n"))
+
+    def weights(run: Path) -> dict[str, torch.Tensor]:
+        return load_file(run / "checkpoint.safetensors")
+
+    def run(name: str, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
+        return started(made, str(recipe), "--run", str(tmp_path / name), *arguments, limit=limit)
+
+    whole, parts = run("whole"), run("parts", "--minutes", "0")
+    assert (whole.wait(), parts.wait()) == (0, 0)
+    before = weights(tmp_path / "parts")
+    killed = run("parts", "--resume")
+    assert killed.stdout is not None
+    assert "step" in killed.stdout.readline()
+    killed.kill()
+    killed.wait()
+    assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "parts").items())
+    full = run("parts", "--resume", limit=100_000)  # less than a checkpoint takes
+    said = full.communicate()[1]
+    assert full.returncode == 1
+    assert "the last good one is kept" in said
+    assert "Traceback" not in said
+    assert all(torch.equal(value, before[name]) for name, value in weights(tmp_path / "parts").items())
+    assert run("parts", "--resume").wait() == 0
+    for name, value in weights(tmp_path / "whole").items():
+        assert torch.equal(value, weights(tmp_path / "parts")[name]), name
+
+
+def test_a_stop_says_how_to_go_on(made: Path, tmp_path: Path) -> None:
+    recipe = tmp_path / "long.toml"
+    recipe.write_text((made / "gated.toml").read_text().replace("steps = 1\n", "steps = 5000\n"))
+    process = started(made, str(recipe), "--run", str(tmp_path / "run"))
+    assert process.stdout is not None
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    assert "--resume goes on" in process.communicate()[1]
+    assert process.returncode == 130
+    assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
