@@ -10,6 +10,7 @@ import html
 import io
 import json
 import re
+import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from typing import Any
 from model.schema import DiffcoderError
 from training.yardstick import LEAST_FILES, Outcome
 
+_SMOOTHED = 20  # steps
 _SHOWN = 6  # gaps gained and lost that are shown with their answers
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}
@@ -130,8 +132,12 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     steps = [line for line in log if "loss" in line]
     held = [line for line in log if line.get("bits_per_token") is not None]
     drawn, (left, right) = figure(1, 2, 9.0, 3.2)
-    left.plot([line["step"] for line in steps], [line["loss"] for line in steps], lw=1)
-    left.set(xlabel="step", ylabel="loss, nats a token", title="training")
+    at, losses = [line["step"] for line in steps], [line["loss"] for line in steps]
+    left.plot(at, losses, lw=1, alpha=0.35)
+    means = [statistics.fmean(losses[max(0, n - _SMOOTHED) : n + 1]) for n in range(len(losses))]
+    left.plot(at, means, lw=1.5, color="C0", label=f"mean of the last {_SMOOTHED}")
+    left.legend(fontsize=8, frameon=False)
+    left.set(xlabel="step", ylabel="loss of clean and drafted rows", title="training")
     right.plot([line["evaluation"] for line in held], [line["bits_per_token"] for line in held], "o-")
     right.set(xlabel="step", ylabel="bits a token", title="held-out windows")
     return svg(drawn)
