@@ -47,6 +47,6 @@ def test_slices_add_up_to_a_report(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table = (tmp_path / "out" / "README.md").read_text()
     assert all(claim.text in table for claim in claims.CLAIMS)
     assert table.count("holds") + table.count("not seen") + table.count("the contrary") == len(claims.CLAIMS)
-    assert (tmp_path / "out" / "losses.svg").read_text().startswith("<svg")
+    assert (tmp_path / "out" / "claims.svg").read_text().startswith("<svg")
     first = [json.loads(line) for line in (tmp_path / "runs" / "ar-base-0" / "log.jsonl").open()]
     assert [line["step"] for line in first if "loss" in line] == [1, 2, 3, 4]
