@@ -42,7 +42,6 @@ SEEDS = (0, 1, 2)
 VOCAB, LAYERS, WIDTH, CONTEXT = 2048, 4, 128, 256
 BASE_STEPS, STEPS = 600, 300  # of 4 sequences of 256 tokens
 MOST_FILES = 400
-_SMOOTHED = 20
 _BASE = "ar-base"
 
 
@@ -237,9 +236,8 @@ def _figure(folder: Path, numbers: Mapping[tuple[str, int], dict[str, float]]) -
     for color, name in enumerate((REFERENCE, "no-warmup", "document-mask", "direct", "ar-twin")):
         rows = zip(*(_series(folder, name, seed, "loss") for seed in SEEDS), strict=True)
         means = [statistics.mean(row) for row in rows]
-        smooth = [statistics.mean(means[max(0, n - _SMOOTHED) : n + 1]) for n in range(len(means))]
-        losses.plot(smooth, color=f"C{color}", lw=1.3, label=name)
-    losses.set(xlabel="step", title=f"training loss, mean of seeds and of {_SMOOTHED} steps")
+        losses.plot(report.smoothed(means), color=f"C{color}", lw=1.3, label=name)
+    losses.set(xlabel="step", title=f"training loss, mean of seeds and of {report.SMOOTHED} steps")
     losses.legend(fontsize=8, frameon=False)
     return report.svg(drawn)
 

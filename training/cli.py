@@ -32,7 +32,7 @@ from model.tokens import encode_text, load_tokenizer
 from training import commits, layouts, transformations
 from training import corpus as corpora
 from training.continuations import write_on
-from training.decontamination import SETS, WORDS, benchmark_ngrams, require_clean, sets, shares
+from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary, export_checkpoint
 from training.edits import Edit, profile_of, sequences
@@ -211,7 +211,8 @@ def write(options: argparse.Namespace) -> None:
     vocab = draft_vocabulary(corpus, recipe.draft_vocab, options.run_folder)
     model = GatedModel(options.base, rank=1, scale=1.0, draft_vocab_S=vocab, seed=0)
     sequences, written = [], 0
-    grams = frozenset[int]() if options.humaneval else benchmark_ngrams(sets(options.benchmarks))
+    benchmarks = [] if options.humaneval else sets(options.benchmarks)
+    grams = benchmark_ngrams(benchmarks)
     decode = _decoder(options.base)
     prompts.sort(key=len)
     for start in range(0, len(prompts), 48):
@@ -222,7 +223,7 @@ def write(options: argparse.Namespace) -> None:
         if sequences:
             store_examples(options.folder, sequences)
     if sequences and not options.humaneval:
-        _require_clean_examples(options, options.folder)
+        remember(options.folder, benchmarks)
 
 
 def corpus_of(options: argparse.Namespace) -> corpora.Corpus:

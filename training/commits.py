@@ -15,13 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from model.schema import DiffcoderError
-from training.corpus import LANGUAGES, unlearnable
+from training.corpus import BENCHMARK, LANGUAGES, unlearnable
 from training.edits import Edit
 from training.scrubbing import scrub
 
 MOST_COMMITS = 4000  # that are looked at, newest first
 MOST_FILES, MOST_HUNKS, MOST_LINES = 3, 4, 40
-_GONE, _BENCHMARK = "generated, binary or gone", "shares 13 words with a benchmark"
+_GONE = "generated, binary or gone"
 _CONTEXT = 2  # unchanged lines around a change, which the selection takes in
 _DULL = re.compile(
     r"(?i)^(merge|revert|bump|release|version|wip\b|fixup|squash|update (dep|lock|changelog|readme|version)|chore|ci\b"
@@ -105,7 +105,7 @@ def edits(
                 for hunk in hunks:
                     reason = unwanted or _unwanted(hunk, before, seen)
                     if reason is None and contaminated("\n".join(hunk.new)):
-                        reason = _BENCHMARK
+                        reason = BENCHMARK
                     if reason is not None:
                         left_out[f"hunk: {reason}"] += 1
                         continue
@@ -128,7 +128,7 @@ def _unwanted_file(before: str, contaminated: Callable[[str], bool]) -> str | No
         return _GONE
     if scrub(before)[1]:
         return "a secret"
-    return _BENCHMARK if contaminated(before) else None
+    return BENCHMARK if contaminated(before) else None
 
 
 def _unwanted(hunk: _Hunk, before: str, seen: set[tuple[str, ...]]) -> str | None:

@@ -20,6 +20,7 @@ from training.files import write_atomically
 
 WORDS = 13
 SETS = "DIFFCODER_EVALS"
+_MARKER = "decontaminated.json"
 _WORD = re.compile(r"\w+")
 _ENDINGS = (".jsonl", ".json", ".jsonl.gz", ".json.gz")
 
@@ -83,15 +84,12 @@ def require_clean(
 
     A folder that was found clean of the same sets is not read again; without any sets here, what was found stands.
     """
-    marker = folder / "decontaminated.json"
+    marker = folder / _MARKER
     known = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
-    status = (folder / "tokens.npy").stat()
-    state = [status.st_size, status.st_mtime_ns]
-    if known.get("corpus") == state and benchmarks is None and not os.environ.get(SETS):
+    if known.get("corpus") == _stamp(folder) and benchmarks is None and not os.environ.get(SETS):
         return
     files = sets(benchmarks)
-    names = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
-    if known == {"corpus": state, "sets": names}:
+    if known == _state(folder, files):
         return
     grams = benchmark_ngrams(files)
     found = [name for name, text in texts() if shares(grams, text)]
@@ -101,4 +99,19 @@ def require_clean(
             f"{len(found)} texts in {folder} share {WORDS} words in a row with a benchmark, the first is {found[0]}:"
             " make them again with these sets.",
         )
-    write_atomically(marker, json.dumps({"corpus": state, "sets": names}).encode())
+    remember(folder, files)
+
+
+def remember(folder: Path, files: list[Path]) -> None:
+    """Note that all of a folder was found clean of these sets."""
+    write_atomically(folder / _MARKER, json.dumps(_state(folder, files)).encode())
+
+
+def _state(folder: Path, files: list[Path]) -> dict[str, object]:
+    names = [[file.name, hashlib.sha256(file.read_bytes()).hexdigest()] for file in files]
+    return {"corpus": _stamp(folder), "sets": names}
+
+
+def _stamp(folder: Path) -> list[int]:
+    status = (folder / "tokens.npy").stat()
+    return [status.st_size, status.st_mtime_ns]

@@ -206,8 +206,7 @@ def _packing(
     recipe: Diffusion, corpus: Corpus, marks: layouts.Marks | None, end: int, *, held_out: bool
 ) -> Packing:
     """Documents of one side of the split, some in the infill layout (chosen and cut by their number)."""
-    if recipe.infill and marks is None:
-        raise DiffcoderError("bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe.")
+    layouts.require_marks(recipe.infill, marks)
     indices = corpus.indices(held_out=held_out)
     if not len(indices):
         side = "held-out" if held_out else "training"

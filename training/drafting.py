@@ -52,10 +52,7 @@ class Drafting:
                 "no_continuations",
                 "The recipe wants continuations of the base: make them with the `write` command.",
             )
-        if recipe.infill and marks is None:
-            raise DiffcoderError(
-                "bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe."
-            )
+        layouts.require_marks(recipe.infill, marks)
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
         self.marks = marks
         if recipe.generated and written is not None and not any(map(self._holds_a_block, written)):
@@ -63,8 +60,9 @@ class Drafting:
                 "no_continuations", "Every continuation of the base is too short to learn from: make others."
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
+        self.base_sha256 = checkpoint_sha256(base)
         if start is not None:
-            read_adapter(start, open_checkpoint(base).config, checkpoint_sha256(base))
+            read_adapter(start, open_checkpoint(base).config, self.base_sha256)
         vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, start)
         self.model = GatedModel(
             base,
@@ -76,7 +74,7 @@ class Drafting:
         )
         if start is not None:
             load_adapter(self.model, start)
-        self.parameters, self.base_sha256 = self.model.parameters, self.model.base_sha256
+        self.parameters = self.model.parameters
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         recipe = self.recipe

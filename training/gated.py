@@ -26,7 +26,6 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
-from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.decoder import (
     FUSED,
@@ -123,7 +122,6 @@ class GatedModel:
     ):
         checkpoint = open_checkpoint(base)
         self.base, self.config, self.rank, self.scale = base, checkpoint.config, rank, scale
-        self.base_sha256 = checkpoint_sha256(base)
         self.draft_vocab_S = draft_vocab_S
         c = self.config
         self.draft_of_V = torch.full((c.vocab,), -1).scatter_(
@@ -247,9 +245,8 @@ def adapter_bytes(
 
 
 def load_adapter(model: GatedModel, path: Path) -> dict[str, str]:
-    """Put an adapter file's weights into the model; returns its metadata. Raises DiffcoderError where it is for another
-    base or of another shape."""
-    read_adapter(path, model.config, model.base_sha256)
+    """Put an adapter file's weights into the model; returns its metadata. That the file is for this base is
+    `model.adapters.read_adapter`'s to say; raises DiffcoderError where its shapes are others."""
     with safe_open(path, "pt") as file:
         names = set(file.keys()) - {"draft_vocab"}
         shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from model.schema import DiffcoderError
+
 Ids = NDArray[np.integer]
 
 
@@ -33,6 +35,12 @@ def marks_of(ids: Mapping[str, int]) -> Marks | None:
     """A tokenizer's marks in Qwen's spelling, by its special tokens' ids; None where it lacks one."""
     names = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>", "<|endoftext|>")
     return Marks(*(ids[name] for name in names)) if all(name in ids for name in names) else None
+
+
+def require_marks(infill: float, marks: Marks | None) -> None:
+    """Refuse a share of infill where the base has no marks for it."""
+    if infill and marks is None:
+        raise DiffcoderError("bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe.")
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from typing import Any
 from model.schema import DiffcoderError
 from training.yardstick import LEAST_FILES, Outcome
 
-_SMOOTHED = 20  # steps
+SMOOTHED = 20  # steps of a running mean
 _SHOWN = 6  # gaps gained and lost that are shown with their answers
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 table{border-collapse:collapse;margin:1rem 0}td,th{padding:.25rem .8rem;border-bottom:1px solid #ddd;text-align:right}
@@ -134,8 +134,7 @@ def _curves(log: Sequence[Mapping[str, Any]]) -> str:
     drawn, (left, right) = figure(1, 2, 9.0, 3.2)
     at, losses = [line["step"] for line in steps], [line["loss"] for line in steps]
     left.plot(at, losses, lw=1, alpha=0.35)
-    means = [statistics.fmean(losses[max(0, n - _SMOOTHED) : n + 1]) for n in range(len(losses))]
-    left.plot(at, means, lw=1.5, color="C0", label=f"mean of the last {_SMOOTHED}")
+    left.plot(at, smoothed(losses), lw=1.5, color="C0", label=f"mean of the last {SMOOTHED}")
     left.legend(fontsize=8, frameon=False)
     left.set(xlabel="step", ylabel="loss of clean and drafted rows", title="training")
     right.plot([line["evaluation"] for line in held], [line["bits_per_token"] for line in held], "o-")
@@ -160,6 +159,11 @@ def _scatter(before: Sequence[Outcome], after: Sequence[Outcome]) -> str:
         title="one point a file; below the line: better",
     )
     return svg(drawn)
+
+
+def smoothed(values: Sequence[float]) -> list[float]:
+    """The mean of each value and those before it, `SMOOTHED` in all."""
+    return [statistics.fmean(values[max(0, n - SMOOTHED) : n]) for n in range(1, len(values) + 1)]
 
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:

@@ -170,10 +170,7 @@ class TeamTask:
         drafting: Path | None = None,
         edits: Examples | None = None,
     ):
-        if recipe.infill and marks is None:
-            raise DiffcoderError(
-                "bad_recipe", "This base has no marks for infill: set infill = 0 in the recipe."
-            )
+        layouts.require_marks(recipe.infill, marks)
         self.recipe, self.corpus, self.edits, self.marks = recipe, corpus, edits, marks
         self.model = TeamModel(
             base, rank=recipe.rank, scale=recipe.scale, seed=recipe.seed, drafting=drafting

@@ -372,11 +372,10 @@ class Tuning:
             try:
                 trainer.train(0.0 if self.options.finish else 1e9)
             except DiffcoderError as error:
-                if error.code == "not_finite":
-                    error.message += (
-                        " (A new run: --recipe FILE --run FOLDER; --finish measures what is there.)"
-                    )
-                raise
+                if error.code != "not_finite":
+                    raise
+                way = "(A new run: --recipe FILE --run FOLDER; --finish measures what is there.)"
+                raise DiffcoderError(error.code, f"{error.message} {way}") from error
         if not trainer.stopping:
             write_atomically(done, json.dumps({"step": trainer.step}).encode())
         return trainer.stopping

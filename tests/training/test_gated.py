@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from model.checkpoints import open_checkpoint
-from training.gated import FrozenLinear, GatedModel, adapter_bytes, load_adapter
+from training.gated import FrozenLinear, GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
 
 BLOCK = 3
 
@@ -105,7 +105,9 @@ def test_gradient_of_a_frozen_int8_linear_is_that_of_its_weight():
 def test_an_adapter_file_brings_the_weights_back(tiny_base, model, tmp_path):
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(
-        adapter_bytes(model.parameters, model.draft_vocab_S, model.scale, model.base_sha256, {"shift": 1})
+        adapter_bytes(
+            model.parameters, model.draft_vocab_S, model.scale, checkpoint_sha256(tiny_base), {"shift": 1}
+        )
     )
     other = GatedModel(tiny_base, rank=4, scale=2.0, draft_vocab_S=torch.arange(0, 300, 2), seed=7)
     facts = load_adapter(other, path)
@@ -115,5 +117,5 @@ def test_an_adapter_file_brings_the_weights_back(tiny_base, model, tmp_path):
         assert torch.allclose(other.parameters[name], value, atol=1e-3)
     from model.adapters import read_adapter
 
-    read = read_adapter(path, open_checkpoint(tiny_base).config, model.base_sha256)
+    read = read_adapter(path, open_checkpoint(tiny_base).config, checkpoint_sha256(tiny_base))
     assert torch.equal(read.draft_vocab_S, torch.arange(0, 300, 2))
