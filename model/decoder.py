@@ -143,28 +143,23 @@ class Adapter:
 
     Left unmerged: the decoder adds B(Ax) on the rows it is told to, so the other rows stay those of the frozen base,
     bit for bit. The base's linears hold the rows of A as their `further` ones (`first_factors`): passes over memory are
-    what a forward of a few rows takes its time for, and A's ride along. The B of fused linears are one linear, of the
-    form that `linear` gives their weight (out, R).
+    what a forward of a few rows takes its time for, and A's ride along. B stays in fp32, a linear of the checkpoint at a
+    time: in int8 each small product costs its input's rounding, and takes twice as long.
     """
 
-    def __init__(
-        self,
-        pairs: Pairs,
-        mask_embedding: Tensor,
-        chain: Chain | None,
-        linear: Callable[[Tensor], Linear],
-    ):
+    def __init__(self, pairs: Pairs, mask_embedding: Tensor, chain: Chain | None):
         self.mask_embedding, self.chain = mask_embedding, chain
-        self._ups = [
-            {names: linear(torch.block_diag(*(layer[name][1] for name in names))) for names in FUSED.values()}
-            for layer in pairs
-        ]
+        self._ups_RO = [{name: b_OR.T.contiguous() for name, (_, b_OR) in layer.items()} for layer in pairs]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order. Ax stands behind
         them."""
-        up = self._ups[layer][tuple(names)]
-        y_NO[:, : up.width].add_(up(y_NO[:, up.width :]))
+        ups = [self._ups_RO[layer][name] for name in names]
+        widths, n = [up_RO.shape[1] for up_RO in ups], len(y_NO)
+        parts = y_NO[:, : sum(widths)].split(widths, 1)
+        inner_NR = F.pad(y_NO[:, sum(widths) :], (0, 0, 0, max(0, LEAST_ROWS - n)))
+        for part_NO, part_NR, up_RO in zip(parts, inner_NR.chunk(len(ups), 1), ups, strict=True):
+            part_NO.add_((part_NR @ up_RO)[:n])
 
 
 def first_factors(layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]) -> Tensor:

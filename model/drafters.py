@@ -16,8 +16,8 @@ from typing import Protocol
 
 class CostCurve:
     """Milliseconds of a forward: by its number of rows, measured at a few sizes and interpolated between them; by how
-    many keys its rows attend to (`ms_per_pair`, a row and a key), which grows with both; and for masked rows, what an
-    adapter adds to any number of them (`ms_masked`) and what the draft of each place takes (`ms_per_mask`).
+    many keys its rows attend to (`ms_per_pair`, a row and a key), which grows with both; and what an adapter adds to any
+    number of masked rows (`ms_masked`). `ms_per_draft`: of drafting one token from its masked row, after a forward.
     """
 
     def __init__(
@@ -25,16 +25,15 @@ class CostCurve:
         ms: Mapping[int, float],
         ms_per_pair: float = 0.0,
         ms_masked: float = 0.0,
-        ms_per_mask: float = 0.0,
+        ms_per_draft: float = 0.0,
     ):
         self.ms, self.ms_per_pair = dict(ms), ms_per_pair
-        self.ms_masked, self.ms_per_mask = ms_masked, ms_per_mask
+        self.ms_masked, self.ms_per_draft = ms_masked, ms_per_draft
         self._sizes = sorted(ms)
 
-    def __call__(self, rows: int, keys: int = 0, masks: int = 0) -> float:
-        """For `rows` rows in all behind `keys` keys in the cache; `masks`: places of a masked block, if there is one."""
-        masked = self.ms_masked + self.ms_per_mask * masks if masks else 0.0
-        return self._by_rows(rows) + self.ms_per_pair * rows * keys + masked
+    def __call__(self, rows: int, keys: int = 0, masked: bool = False) -> float:
+        """For `rows` rows in all behind `keys` keys in the cache; `masked`: whether some of them are masked places."""
+        return self._by_rows(rows) + self.ms_per_pair * rows * keys + (self.ms_masked if masked else 0.0)
 
     @cache  # noqa: B019 - an engine has one curve and some hundred row counts
     def _by_rows(self, rows: int) -> float:
@@ -275,9 +274,8 @@ def plan(
             future = OFFER * worth(believed[:masks])
             for blocks in range(1, len(likeliest) + 1) if masks else (0,):
                 useful = sum(ends[i] for i in likeliest[:blocks])
-                gain = (
-                    expected + useful * future - beliefs.pace * cost(rows + n + blocks * masks, keys, masks)
-                )
+                ms = cost(rows + n + blocks * masks, keys, masks > 0) + useful * masks * cost.ms_per_draft
+                gain = expected + useful * future - beliefs.pace * ms
                 if gain > best_gain:
                     after = tuple(sorted(likeliest[:blocks]))
                     best, best_gain = Plan(tuple(drafts[:n]), after, masks), gain

@@ -102,9 +102,7 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
                 "bad_adapter",
                 f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
             )
-        acting = Adapter(
-            gated.pairs, gated.mask_embedding, gated.chain, Int8Linear.of if form == "int8" else Fp32Linear
-        )
+        acting = Adapter(gated.pairs, gated.mask_embedding, gated.chain)
         vocab_S = gated.draft_vocab_S
         if form == "int8":
             weight, scale = (

@@ -320,7 +320,7 @@ def verify(
                 belief.update(accepted, len(step.drafts))
             else:
                 belief.fade()
-        beliefs.keep_pace(accepted + 1, cost(len(clean) + step.rows, keys, step.masks))
+        ms = cost(len(clean) + step.rows, keys, step.masks > 0)
         if lookup is not None:
             lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
         clean = [run.tokens[-1]]
@@ -329,6 +329,8 @@ def verify(
             start = step.after.index(accepted) * step.masks
             offer, probabilities = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
             chances = calibrated(probabilities)
+            ms += len(offer) * cost.ms_per_draft
+        beliefs.keep_pace(accepted + 1, ms)
         if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):
             believed_found = beliefs.lookup.chances(len(found))
             if worth(believed_found) > worth(chances):

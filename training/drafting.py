@@ -33,7 +33,7 @@ from training.trainer import Loss
 class Drafting:
     """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some.
 
-    `start`: an adapter file whose weights and drafting vocabulary a new run begins with, in place of random ones.
+    `start`: an adapter file whose weights a new run begins with, in place of random ones.
     """
 
     def __init__(
@@ -61,9 +61,10 @@ class Drafting:
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
+        known_S = None
         if start is not None:
-            read_adapter(start, open_checkpoint(base).config, self.base_sha256)
-        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, start)
+            known_S = read_adapter(start, open_checkpoint(base).config, self.base_sha256).draft_vocab_S
+        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, known_S)
         self.model = GatedModel(
             base,
             rank=recipe.rank,
@@ -189,9 +190,9 @@ def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray
     return np.array(list(wanted.values())) / sum(wanted.values()), documents
 
 
-def draft_vocabulary(corpus: Corpus, size: int, run: Path, adapter: Path | None = None) -> Tensor:
-    """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent; with an
-    `adapter` to start from, those that it knows.
+def draft_vocabulary(corpus: Corpus, size: int, run: Path, known_S: Tensor | None = None) -> Tensor:
+    """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent; of
+    equally frequent ones those of `known_S` first.
 
     Written to the run folder once, so that a corpus that has grown changes nothing for a run.
     """
@@ -199,13 +200,11 @@ def draft_vocabulary(corpus: Corpus, size: int, run: Path, adapter: Path | None 
     if path.is_file():
         return as_ids(np.load(path))
     run.mkdir(parents=True, exist_ok=True)
-    if adapter is not None:
-        with safe_open(adapter, "np") as file:
-            ids = file.get_tensor("draft_vocab").astype(np.int64)
-    else:
-        vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
-        counts = corpus.frequencies(vocab["size"])
-        counts[vocab["always"]] = counts.max() + 1
-        ids = np.sort(np.argsort(-counts, kind="stable")[:size])
+    vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
+    counts = corpus.frequencies(vocab["size"]).astype(np.float64)
+    if known_S is not None:
+        counts[known_S.numpy()] += 0.5
+    counts[vocab["always"]] = counts.max() + 1
+    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
     np.save(path, ids)
     return as_ids(ids)

@@ -22,8 +22,8 @@ from model.drafters import (
 )
 
 TOKENS = st.lists(st.integers(0, 3), max_size=40)  # few tokens, so that texts repeat
-CURVES = st.builds(
-    CostCurve,
+CURVES = st.builds(  # more rows never cost less
+    lambda ms, *more: CostCurve(dict(zip(sorted(ms), sorted(ms.values()), strict=True)), *more),
     st.dictionaries(st.integers(1, 64), st.floats(0.1, 100), min_size=2, max_size=6),
     st.floats(0, 0.01),
     st.floats(0, 30),
@@ -142,9 +142,10 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
         last = i == len(plan.drafts)
         likely = sure if last else sure * (1 - chances[i])
         offered = OFFER * worth(beliefs.masks.chances(plan.masks))
-        total += likely * (1 + i + (offered if i in plan.after else 0.0))
+        drawn = offered - beliefs.pace * plan.masks * cost.ms_per_draft
+        total += likely * (1 + i + (drawn if i in plan.after else 0.0))
         sure *= 1.0 if last else chances[i]
-    return total - beliefs.pace * cost(rows + plan.rows, keys, plan.masks)
+    return total - beliefs.pace * cost(rows + plan.rows, keys, plan.masks > 0)
 
 
 @given(

@@ -97,7 +97,7 @@ def adapter(c: Config, seed: int, *, chained: bool = False) -> Adapter:
     g, d = torch.Generator().manual_seed(seed + 1000), c.width
     mask_embedding = torch.randn(d, generator=g)
     chain = [torch.randn(*shape, generator=g) for shape in ((6, d), (6, d), (d, 6))] if chained else []
-    return Adapter(pairs(c, seed), mask_embedding, Chain(*chain) if chained else None, Int8Linear.of)
+    return Adapter(pairs(c, seed), mask_embedding, Chain(*chain) if chained else None)
 
 
 def network(kind: str, block: int, seed: int) -> Network:

@@ -16,6 +16,8 @@ import torch
 from safetensors.torch import load_file
 
 from training import cli, scratch
+from training.corpus import Corpus
+from training.drafting import draft_vocabulary
 from training.examples import store
 from training.layouts import Sequence
 
@@ -200,3 +202,17 @@ def test_a_stop_says_how_to_go_on(made: Path, tmp_path: Path) -> None:
     assert "--resume goes on" in process.communicate()[1]
     assert process.returncode == 130
     assert (tmp_path / "run" / "checkpoint.safetensors").is_file()
+
+
+def test_a_run_drafts_from_what_its_own_corpus_holds_whatever_adapter_it_starts_from(
+    made: Path, tmp_path: Path
+) -> None:
+    corpus = Corpus(made / "corpus")
+    always = json.loads((made / "corpus" / "corpus.json").read_text())["vocabulary"]["always"]
+    counts = corpus.frequencies(600)
+    known = torch.tensor([id for id in range(600) if not counts[id]][-5:])
+    vocab = draft_vocabulary(corpus, int((counts > 0).sum()) + len(always) + 5, tmp_path, known).tolist()
+    assert set(always) | set(np.flatnonzero(counts).tolist()) | set(known.tolist()) <= set(vocab)
+    few = set(draft_vocabulary(corpus, len(always) + 20, tmp_path / "few", known).tolist())
+    assert not few & set(known.tolist()) - set(always)
+    assert draft_vocabulary(corpus, 7, tmp_path).tolist() == vocab  # a run keeps the one that it began with
