@@ -42,7 +42,7 @@ from model.schema import (
 )
 from model.stops import Stops
 from model.tokens import encode_text
-from model.unmask import UnmaskRule
+from model.unmask import DEFAULTS, GATED_DEFAULTS, UnmaskRule
 
 FILL_TOKENS = 1536  # of a gap's prompt: what two cores read in a few seconds when nothing of it is cached
 EDIT_TOKENS = 3072
@@ -354,7 +354,8 @@ class Generator:
             )
         if verified == "none" and not self.network.diffuses:
             raise DiffcoderError("unsupported_model", "This model does not denoise: ask for verify ar.")
-        rule = UnmaskRule.of(limits.rule or "confidence", limits.threshold)
+        defaults = DEFAULTS if self.network.adapter is None else GATED_DEFAULTS
+        rule = UnmaskRule.of(limits.rule or "confidence", limits.threshold, defaults)
         cache, cached = self._lend(ids)
         new = ids[cached:]
         # The prompt's last rows ride in the first forward that drafts.

@@ -6,12 +6,14 @@ forward commits at least one place, so that a block of B places ends after at mo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model.schema import DiffcoderError, Rule
 
 DEFAULTS: dict[Rule, float] = {"sequential": 1, "confidence": 0.9, "entropy_bound": 0.15, "top_k": 2}
+GATED_DEFAULTS = DEFAULTS | {"confidence": 0.95}
+"""An adapter's rows are surer than they are right (docs/experiments.md, 2026-11-26)."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,8 @@ class UnmaskRule:
     threshold: float
 
     @classmethod
-    def of(cls, name: Rule, threshold: float | None) -> UnmaskRule:
-        value = DEFAULTS[name] if threshold is None else threshold
+    def of(cls, name: Rule, threshold: float | None, defaults: Mapping[Rule, float] = DEFAULTS) -> UnmaskRule:
+        value = defaults[name] if threshold is None else threshold
         if (
             not (0 <= value < float("inf"))
             or (name == "confidence" and value > 1)
