@@ -203,7 +203,7 @@ def draft_vocabulary(corpus: Corpus, size: int, run: Path, known_S: Tensor | Non
     vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
     counts = corpus.frequencies(vocab["size"]).astype(np.float64)
     if known_S is not None:
-        counts[known_S.numpy()] += 0.5
+        counts[known_S.numpy()] += 0.5  # less than an occurrence
     counts[vocab["always"]] = counts.max() + 1
     ids = np.sort(np.argsort(-counts, kind="stable")[:size])
     np.save(path, ids)
