@@ -46,9 +46,9 @@ def write_on(model: GatedModel, prompts: list[Ids], tokens: int, stop: int) -> l
     batch = _Batch(model, lengths_S, int(lengths_S.max()) + tokens)
     following = []
     for row, prompt in enumerate(prompts):
-        cache, hidden_CD = model.read(as_ids(prompt))
-        batch.keys[:, row, :, : len(prompt)] = cache.keys[:, :, : len(prompt)]
-        batch.values[:, row, :, : len(prompt)] = cache.values[:, :, : len(prompt)]
+        ((clean, hidden_CD),) = model.read(as_ids(prompt))
+        batch.keys[:, row, :, : len(prompt)] = clean.keys
+        batch.values[:, row, :, : len(prompt)] = clean.values
         following.append(model.choose(hidden_CD[-1:]))
     found = [torch.cat(following)]
     for _ in range(tokens - 1):

@@ -25,6 +25,7 @@ from training.examples import Examples
 from training.files import write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
 from training.noise import rate_ceiling
+from training.noisy_blocks import Noisy
 from training.progress import HeldOut, measure
 from training.recipe import Gated, Kinds
 from training.trainer import Loss
@@ -72,24 +73,61 @@ class Drafting:
             draft_vocab_S=vocab,
             seed=recipe.seed,
             chain=recipe.chain,
+            precision=recipe.products(),
         )
         if start is not None:
             load_adapter(self.model, start)
         self.parameters = self.model.parameters
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
+        """Of `together` sequences in one pass: a pass over the base's weights costs as much as many rows."""
+        recipe, model = self.recipe, self.model
+        ceiling = rate_ceiling(step, recipe.noise_warmup, recipe.noise_initial)
+        sequences = [self._draw_whole(rng) for _ in range(recipe.together)]
+        block = int(rng.choice(recipe.blocks))
+        parts: list[Noisy] = []
+        teachers: list[Tensor] = []  # scores of the clean rows, by sequence
+        asked: list[tuple[Tensor, Tensor, Tensor]] = []  # targets, weights, teacher's row, by sequence
+        for sequence, (clean, hidden_CD) in zip(
+            sequences, model.read(*(as_ids(sequence.ids) for sequence in sequences)), strict=True
+        ):
+            before = sum(map(len, teachers))
+            teachers.append(model.teach(hidden_CD))
+            made = self._blocks(rng, sequence, teachers[-1], block, ceiling)
+            anchors_N = as_ids(made.anchors_N)
+            parts.append(Noisy(clean, as_ids(made.ids_NB), torch.from_numpy(made.mask_NB), anchors_N))
+            at_NB = before + recipe.shift + anchors_N[:, None] + torch.arange(block)
+            asked.append((as_ids(made.targets_NB), torch.from_numpy(made.weights_NB), at_NB))
+        hidden_RD = model.denoise(*parts)
+        targets_R, weights_R, at_R = (torch.cat(some).view(-1) for some in zip(*asked, strict=True))
+        targets_R = model.draft_of_V[targets_R]
+        ids_R = torch.cat([part.ids_NB for part in parts]).view(-1)
+        asked_P = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
+        logits_PS = model.draft_logits(hidden_RD[asked_P], ids_R[asked_P])
+        targets_P, at_P = targets_R[asked_P], at_R[asked_P]
+        loss_P = objective.distilled(logits_PS, targets_P, torch.cat(teachers), at_P, recipe.soft)
+        right_R = torch.zeros(len(targets_R), dtype=torch.bool)
+        right_R[asked_P] = logits_PS.argmax(-1) == targets_P
+        whole_N = torch.cat([part.mask_NB for part in parts]).all(1)
+        unread_R = (whole_N[:, None] & ~objective.reached(right_R.view(-1, block))).view(-1)
+        weights_P = weights_R.where(~unread_R, weights_R * recipe.missed)[asked_P]
+        return Loss((loss_P * weights_P).sum(), float(weights_P.sum()), len(ids_R))
+
+    def _blocks(
+        self,
+        rng: np.random.Generator,
+        sequence: layouts.Sequence,
+        teacher_CS: Tensor,
+        block: int,
+        ceiling: float,
+    ) -> objective.Blocks:
         recipe = self.recipe
-        while not self._holds_a_block(sequence := self._draw(rng)):
-            pass  # the base ended its continuation at once
-        cache, hidden_CD = self.model.read(as_ids(sequence.ids))
-        teacher_CS = self.model.teach(hidden_CD)
         argmax_C = self.model.draft_vocab_S[teacher_CS.argmax(-1)].numpy()
         agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
-        block = int(rng.choice(recipe.blocks))
         anchors_N = objective.choose_anchors(
             rng, agree_C, sequence.first, block, recipe.shift, recipe.noisy_rows // block, recipe.easy
         )
-        blocks = objective.make_blocks(
+        return objective.make_blocks(
             rng,
             sequence.ids,
             argmax_C,
@@ -97,28 +135,16 @@ class Drafting:
             block,
             shift=recipe.shift,
             partial=recipe.partial,
-            ceiling=rate_ceiling(step, recipe.noise_warmup, recipe.noise_initial),
+            ceiling=ceiling,
             weights=objective.Weights(
                 recipe.first_weight, recipe.decay, recipe.off_weight, recipe.partial_weight
             ),
         )
-        hidden_RD = self.model.denoise(
-            cache, as_ids(blocks.ids_NB), torch.from_numpy(blocks.mask_NB), as_ids(anchors_N)
-        )
-        targets_R = self.model.draft_of_V[as_ids(blocks.targets_NB).reshape(-1)]
-        weights_R = torch.from_numpy(blocks.weights_NB).reshape(-1)
-        asked_P = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
-        logits_PS = self.model.draft_logits(hidden_RD[asked_P], as_ids(blocks.ids_NB).reshape(-1)[asked_P])
-        before_R = as_ids(anchors_N[:, None] + np.arange(block) + recipe.shift).reshape(-1)
-        teacher_PS = teacher_CS[before_R[asked_P]]
-        loss_P = objective.distilled(logits_PS, targets_R[asked_P], teacher_PS, recipe.soft)
-        right_R = torch.zeros(len(targets_R), dtype=torch.bool)
-        right_R[asked_P] = logits_PS.argmax(-1) == targets_R[asked_P]
-        unread_NB = torch.from_numpy(blocks.mask_NB.all(1))[:, None] & ~objective.reached(
-            right_R.view(-1, block)
-        )
-        weights_P = weights_R.where(~unread_NB.view(-1), weights_R * recipe.missed)[asked_P]
-        return Loss((loss_P * weights_P).sum(), float(weights_P.sum()), blocks.ids_NB.size)
+
+    def _draw_whole(self, rng: np.random.Generator) -> layouts.Sequence:
+        while not self._holds_a_block(sequence := self._draw(rng)):
+            pass  # the base ended its continuation at once
+        return sequence
 
     def _holds_a_block(self, sequence: layouts.Sequence) -> bool:
         return len(sequence.ids) - sequence.first > max(self.recipe.blocks) + self.recipe.shift

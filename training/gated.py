@@ -1,15 +1,15 @@
 """The gated adapter over a frozen base, as training sees it: cheap clean passes, noisy passes with gradients.
 
-The base's linears are int8 in both directions. Forward they are the engine's own products (`model.quantise`);
-backward the gradient rows go through the transposed int8 weight, each row scaled on its own like any input.
-On two AVX2 cores this is twice as fast as fp32, and the adapter learns against the very numbers it will run
-on. Clean rows run without gradient and without the adapter, once a sequence; noisy blocks attend to their
-keys and values.
+The base's linears are int8 in both directions. Forward they are the engine's own products (`model.quantise`); backward
+the gradient rows go through the transposed int8 weight, each row scaled on its own like any input. On two AVX2 cores
+this is twice as fast as fp32, and the adapter learns against the very numbers it will run on. Where the processor has
+tiles for it, bf16 is twice as fast again (`bf16.py`). Clean rows run without gradient and without the adapter, once a
+sequence; noisy blocks attend to their keys and values (`noisy_blocks.py`).
 
 Knows nothing of files, schedules or losses.
 
-Shape suffixes: C clean tokens, N noisy blocks, B places of a block, R = N * B noisy rows, D width, H query
-heads, K key/value heads, E head width, V vocabulary, S the drafting head's vocabulary.
+Shape suffixes: C clean tokens, N noisy blocks, B places of a block, R noisy rows of all sequences, D width, V
+vocabulary, S the drafting head's vocabulary.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -32,7 +33,6 @@ from model.decoder import (
     Chain,
     Config,
     Decoder,
-    KVCache,
     Layer,
     Linear,
     fused_bias,
@@ -41,9 +41,10 @@ from model.decoder import (
     linear_shapes,
 )
 from model.loading import TWO_DIGITS
-from model.masks import causal
 from model.quantise import Int8Linear, quantise_weight
 from model.schema import DiffcoderError
+from training import bf16
+from training.noisy_blocks import Apart, BlockAttention, Clean, Noisy
 
 
 class _Product(torch.autograd.Function):
@@ -60,13 +61,20 @@ class _Product(torch.autograd.Function):
 
 
 class FrozenLinear:
-    """x @ weight.T + bias in int8, with a gradient for x alone."""
+    """x @ weight.T + bias in int8, with a gradient for x alone: through `transposed`, else in int8 as well."""
 
     def __init__(
-        self, weight_OI: Tensor, bias_O: Tensor | None = None, digits: int = 1, gradient_digits: int = 1
+        self,
+        weight_OI: Tensor,
+        bias_O: Tensor | None = None,
+        digits: int = 1,
+        gradient_digits: int = 1,
+        transposed: Linear | None = None,
     ):
         self.product = Int8Linear(*quantise_weight(weight_OI), bias_O, digits)
-        self.transposed = Int8Linear(*quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits)
+        self.transposed = transposed or Int8Linear(
+            *quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits
+        )
         self.width = len(weight_OI)
 
     def __call__(self, x_NI: Tensor) -> Tensor:
@@ -84,41 +92,23 @@ class GatedLinear:
         return self.frozen(x_NI) + (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
 
 
-class BlockAttention:
-    """Noisy rows of N blocks: each block sees the clean keys up to its anchor and all of itself."""
-
-    def __init__(self, cache: KVCache, anchors_N: Tensor, block: int):
-        self.cache, self.block = cache, block
-        self.clean = cache.length
-        seen_NC = torch.arange(self.clean)[None] <= anchors_N[:, None]
-        bias_NC = torch.zeros(seen_NC.shape).masked_fill_(~seen_NC, -torch.inf)
-        self.bias_R1C = bias_NC.repeat_interleave(block, 0)[:, None]
-
-    def attend(self, layer: int, q_RHE: Tensor, k_RKE: Tensor, v_RKE: Tensor) -> Tensor:
-        rows, heads, e = q_RHE.shape
-        kv, b, c = k_RKE.shape[1], self.block, self.clean
-        g = heads // kv
-        q = (q_RHE * e**-0.5).view(rows, kv, g, e).transpose(0, 1).reshape(kv, rows * g, e)
-        k_own = k_RKE.view(rows // b, b, kv, e).permute(2, 0, 3, 1)  # K N E B
-        v_own = v_RKE.view(rows // b, b, kv, e).permute(2, 0, 1, 3)  # K N B E
-        keys, values = self.cache.keys[layer][:, :c], self.cache.values[layer][:, :c]
-        clean = torch.bmm(q, keys.transpose(1, 2)).view(kv, rows, g, c).add_(self.bias_R1C)
-        own = q.view(kv, rows // b, b * g, e) @ k_own
-        weights = torch.cat([clean, own.view(kv, rows, g, b)], -1).softmax(-1)
-        out = torch.bmm(weights[..., :c].reshape(kv, rows * g, c), values).view(kv, rows // b, b * g, e)
-        out = out + weights[..., c:].reshape(kv, rows // b, b * g, b) @ v_own
-        return out.view(kv, rows, g, e).transpose(0, 1).reshape(rows, heads, e)
-
-
 class GatedModel:
     """A frozen base and a trainable gated adapter.
 
     `draft_vocab_S` are the token ids that the drafting head knows; every id this class takes or returns is a
-    full-vocabulary id unless its name says `draft`.
+    full-vocabulary id unless its name says `draft`. `precision` is that of all products but the heads'.
     """
 
     def __init__(
-        self, base: Path, *, rank: int, scale: float, draft_vocab_S: Tensor, seed: int, chain: int = 0
+        self,
+        base: Path,
+        *,
+        rank: int,
+        scale: float,
+        draft_vocab_S: Tensor,
+        seed: int,
+        chain: int = 0,
+        precision: Literal["int8", "bf16"] = "int8",
     ):
         checkpoint = open_checkpoint(base)
         self.base, self.config, self.rank, self.scale = base, checkpoint.config, rank, scale
@@ -135,28 +125,31 @@ class GatedModel:
         )
         clean: list[Layer] = []
         noisy: list[Layer] = []
+        self._kind = torch.bfloat16 if precision == "bf16" else torch.float32
         for n in range(c.layers):
-            frozen = {
-                fused: FrozenLinear(
-                    fused_weight(checkpoint.tensor, n, fused),
-                    fused_bias(checkpoint.tensor, c, n, fused),
-                    digits=2 if fused in TWO_DIGITS else 1,
-                )
-                for fused in FUSED
-            }
-            gated = {
-                fused: GatedLinear(linear, [self._pair(n, name) for name in FUSED[fused]], scale)
-                for fused, linear in frozen.items()
-            }
+            products: dict[str, Linear] = {}
+            gated: dict[str, Linear] = {}
+            for fused in FUSED:
+                weight = fused_weight(checkpoint.tensor, n, fused)
+                bias = fused_bias(checkpoint.tensor, c, n, fused)
+                pairs = [self._pair(n, name) for name in FUSED[fused]]
+                if precision == "bf16":
+                    gated[fused] = made = bf16.GatedLinear(weight, bias, pairs, scale)
+                    products[fused] = made.frozen
+                else:
+                    frozen = FrozenLinear(weight, bias, digits=2 if fused in TWO_DIGITS else 1)
+                    products[fused], gated[fused] = frozen.product, GatedLinear(frozen, pairs, scale)
             norms = layer_norms(checkpoint.tensor, c, n)
-            clean.append(Layer(**{fused: linear.product for fused, linear in frozen.items()}, **norms))  # type: ignore[arg-type]
+            clean.append(Layer(**products, **norms))  # type: ignore[arg-type]
             noisy.append(Layer(**gated, **norms))  # type: ignore[arg-type]
         embedding = checkpoint.tensor("embed.weight")
         head = embedding if c.tied else checkpoint.tensor("head.weight")
-        self.clean = Decoder(c, clean, embedding, checkpoint.tensor("norm.weight"), Int8Linear.of(head))
-        self.noisy = Decoder(
-            c, noisy, embedding, checkpoint.tensor("norm.weight"), FrozenLinear(head[draft_vocab_S])
-        )
+        head_SD = head[draft_vocab_S]
+        # Scores come from int8 products in either precision: in bf16 two of 24,576 would often be equal.
+        back = bf16.Frozen(head_SD.T.contiguous()) if precision == "bf16" else None
+        norm = checkpoint.tensor("norm.weight")
+        self.clean = Decoder(c, clean, embedding, norm, Int8Linear.of(head))
+        self.noisy = Decoder(c, noisy, embedding, norm, FrozenLinear(head_SD, transposed=back))
         if not self.parameters["mask_embedding"].any():
             self.parameters["mask_embedding"].data.copy_(embedding.mean(0))
 
@@ -165,13 +158,13 @@ class GatedModel:
         return self.parameters[prefix + "A"], self.parameters[prefix + "B"]
 
     @torch.no_grad()
-    def read(self, ids_C: Tensor) -> tuple[KVCache, Tensor]:
-        """The frozen base over clean tokens: its keys and values, and its hidden states (C, D)."""
-        cache = KVCache(self.config, len(ids_C))
-        cache.see(causal(len(ids_C), 0))
-        hidden_CD = self.clean.forward(self.clean.embed(ids_C), torch.arange(len(ids_C)), cache)
-        cache.keep(len(ids_C))
-        return cache, hidden_CD
+    def read(self, *ids_C: Tensor) -> list[tuple[Clean, Tensor]]:
+        """The frozen base over clean sequences, in one pass: their keys and values, and hidden states (C, D)."""
+        lengths = [len(ids) for ids in ids_C]
+        sequences = [Clean(self.config, length, self._kind) for length in lengths]
+        positions = torch.cat([torch.arange(length) for length in lengths])
+        hidden = self.clean.forward(self.clean.embed(torch.cat(ids_C)), positions, Apart(sequences))
+        return list(zip(sequences, hidden.split(lengths), strict=True))
 
     @torch.no_grad()
     def choose(self, hidden_CD: Tensor) -> Tensor:
@@ -183,14 +176,16 @@ class GatedModel:
         """The base's own scores (C, S) over the drafting vocabulary for the token after each row."""
         return self.noisy.head.product(hidden_CD)  # type: ignore[attr-defined]
 
-    def denoise(self, cache: KVCache, ids_NB: Tensor, mask_NB: Tensor, anchors_N: Tensor) -> Tensor:
-        """Hidden states (R, D) of the noisy blocks that follow clean positions `anchors_N`; with gradient."""
-        block = ids_NB.shape[1]
-        positions_R = (anchors_N[:, None] + 1 + torch.arange(block)).reshape(-1)
-        x_RD = torch.where(
-            mask_NB.reshape(-1, 1), self.parameters["mask_embedding"], self.noisy.embed(ids_NB.reshape(-1))
+    def denoise(self, *parts: Noisy) -> Tensor:
+        """Hidden states (R, D) of noisy blocks, part by part; with gradient."""
+        places = [part.anchors_N[:, None] + 1 + torch.arange(part.ids_NB.shape[1]) for part in parts]
+        ids_R, mask_R, positions_R = (
+            torch.cat([x.reshape(-1) for x in some])
+            for some in ([part.ids_NB for part in parts], [part.mask_NB for part in parts], places)
         )
-        return self.noisy.forward(x_RD, positions_R, BlockAttention(cache, anchors_N, block))
+        x_RD = torch.where(mask_R[:, None], self.parameters["mask_embedding"], self.noisy.embed(ids_R))
+        sight = BlockAttention(parts, self.config.heads // self.config.kv_heads)
+        return self.noisy.forward(x_RD, positions_R, sight)
 
     def draft_logits(self, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:
         """(R, S) scores over the drafting vocabulary, with gradient, given the tokens at the rows' own places."""

@@ -32,6 +32,8 @@ from training.noise import clipped_rates, mask_blocks
 
 Ints = NDArray[np.integer]
 
+_ROWS_A_PIECE = 8  # of the loss
+
 
 @dataclass(frozen=True)
 class Blocks:
@@ -136,16 +138,44 @@ def make_blocks(
     return Blocks(anchors_N, ids_C[positions_NB], mask_NB, targets_NB, weights_NB.astype(np.float32))
 
 
-def distilled(logits_PS: Tensor, choices_P: Tensor, teacher_PS: Tensor, soft: float) -> Tensor:
+def distilled(logits_PS: Tensor, choices_P: Tensor, teacher_CS: Tensor, at_P: Tensor, soft: float) -> Tensor:
     """(P,) cross-entropies to one token each, `choices_P`; where that is the teacher's own choice, `soft` of its place is
-    taken by the teacher's whole distribution.
+    taken by the teacher's whole distribution. `at_P` is the teacher's row for each.
     """
-    log_PS = logits_PS.log_softmax(-1)
-    hard_P = -log_PS.gather(1, choices_P[:, None]).squeeze(1)
-    if not soft:
-        return hard_P
-    own_P = choices_P == teacher_PS.argmax(-1)
-    return hard_P.lerp(-(teacher_PS.softmax(-1) * log_PS).sum(-1), soft * own_P.float())
+    losses_P: Tensor = _Distilled.apply(logits_PS, choices_P, teacher_CS, at_P, soft)
+    return losses_P
+
+
+class _Distilled(torch.autograd.Function):
+    """A few rows at a time, which stay in the cache: what is slow here is passes over memory. Losses and their gradient
+    (what the drafter says less what it should say) come out of the same rows.
+    """
+
+    @staticmethod
+    def forward(ctx, logits_PS, choices_P, teacher_CS, at_P, soft):
+        losses_P, d_PS = logits_PS.new_empty(len(logits_PS)), torch.empty_like(logits_PS)
+        parts = zip(
+            *(x.split(_ROWS_A_PIECE) for x in (logits_PS, choices_P, at_P, losses_P, d_PS)), strict=True
+        )
+        for logits, choices, at, losses, d in parts:
+            log, choices = logits.log_softmax(-1), choices[:, None]
+            torch.exp(log, out=d)
+            hard = -log.gather(1, choices)
+            teacher = teacher_CS[at]
+            own = soft * (teacher.gather(1, choices) == teacher.amax(-1, keepdim=True)).float()
+            d.scatter_add_(1, choices, own - 1)
+            if soft:
+                teacher = teacher.softmax(-1)
+                d.addcmul_(teacher, own, value=-1)
+                hard = hard.lerp(-(teacher.mul_(log)).sum(-1, keepdim=True), own)
+            losses.copy_(hard.squeeze(1))
+        ctx.save_for_backward(d_PS)
+        return losses_P
+
+    @staticmethod
+    def backward(ctx, dlosses_P):
+        (d_PS,) = ctx.saved_tensors
+        return d_PS * dlosses_P[:, None], None, None, None, None
 
 
 def reached(right_NB: Tensor) -> Tensor:

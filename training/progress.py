@@ -17,9 +17,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from model.decoder import KVCache
 from training.gated import GatedModel, as_ids
 from training.layouts import Sequence
+from training.noisy_blocks import Clean, Noisy
 
 PLACES = 5
 _BLOCKS_A_PASS = 96
@@ -33,19 +33,19 @@ class HeldOut:
 
     text: list[Sequence]
     written: list[Sequence]
-    clean: dict[int, tuple[KVCache, Tensor]] = field(default_factory=dict)
+    clean: dict[int, tuple[Clean, Tensor]] = field(default_factory=dict)
     """Clean passes by the sequence's identity: the base is frozen, so they are run once."""
 
-    def read(self, model: GatedModel, sequence: Sequence) -> tuple[KVCache, Tensor]:
+    def read(self, model: GatedModel, sequence: Sequence) -> tuple[Clean, Tensor]:
         """The clean keys and values, and the base's choice after every position (C,)."""
         if id(sequence) not in self.clean:
-            cache, hidden_CD = model.read(as_ids(sequence.ids))
-            self.clean[id(sequence)] = cache, model.choose(hidden_CD)
+            ((clean, hidden_CD),) = model.read(as_ids(sequence.ids))
+            self.clean[id(sequence)] = clean, model.choose(hidden_CD)
         return self.clean[id(sequence)]
 
 
 @torch.no_grad()
-def draft(model: GatedModel, cache: KVCache, argmax_C: Tensor, anchors_N: np.ndarray, shift: int) -> Tensor:
+def draft(model: GatedModel, clean: Clean, argmax_C: Tensor, anchors_N: np.ndarray, shift: int) -> Tensor:
     """What the adapter proposes for places 1 to 5 after each anchor, (N, 5); with `shift`, place 1 is the
     base's.
     """
@@ -55,7 +55,7 @@ def draft(model: GatedModel, cache: KVCache, argmax_C: Tensor, anchors_N: np.nda
         anchors = as_ids(some)
         masked = torch.ones(len(some), block, dtype=torch.bool)
         ids = torch.zeros(len(some), block, dtype=torch.long)
-        hidden_NBD = model.denoise(cache, ids, masked, anchors).view(len(some), block, -1)
+        hidden_NBD = model.denoise(Noisy(clean, ids, masked, anchors)).view(len(some), block, -1)
         found = [argmax_C[anchors]] if shift else []
         for place in range(block):
             own = found[-1] if shift else torch.zeros_like(anchors)
@@ -70,8 +70,8 @@ def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, objec
     hits_text, hits_base, base_text = [], [], []
     for sequence in held_out.text:
         anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 15)
-        cache, argmax_C = held_out.read(model, sequence)
-        drafts = draft(model, cache, argmax_C, anchors, shift)
+        clean, argmax_C = held_out.read(model, sequence)
+        drafts = draft(model, clean, argmax_C, anchors, shift)
         at = as_ids(anchors)[:, None] + steps
         text = as_ids(sequence.ids)[at]
         hits_text.append(drafts == text)

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import msgspec
 
 from model.schema import DiffcoderError
+from training import bf16
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -75,6 +76,8 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Shortest and longest clean sequence, tokens."""
     noisy_rows: Some = 384
     """Noisy rows over each clean sequence."""
+    together: Some = 1
+    """Clean sequences of one pass; a step has `sequences` passes."""
     easy: Factor = 2.0
     """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
     generated: Share = 0.0
@@ -93,6 +96,14 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Share of the base's own distribution in the target of a place that is asked for the base's choice."""
     missed: Share = 1.0
     """Factor on the loss of places behind the first that the drafter itself gets wrong in a wholly masked block."""
+    precision: Literal["auto", "int8", "bf16"] = "auto"
+    """What noisy rows' products are computed in; "auto": bf16 where the processor has tiles for it, int8 elsewhere."""
+
+    def products(self) -> Literal["int8", "bf16"]:
+        """The precision on this machine."""
+        if self.precision != "auto":
+            return self.precision
+        return "bf16" if bf16.is_fast() else "int8"
 
 
 class Team(Recipe, frozen=True, kw_only=True, tag="team"):

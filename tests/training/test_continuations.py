@@ -21,7 +21,7 @@ def alone(model, prompt, tokens):
     """Greedy, one token at a time, everything computed anew for each."""
     ids = list(prompt)
     for _ in range(tokens):
-        _, hidden = model.read(as_ids(np.array(ids)))
+        ((_, hidden),) = model.read(as_ids(np.array(ids)))
         ids.append(int(model.choose(hidden[-1:])))
     return ids
 

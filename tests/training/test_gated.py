@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from model.checkpoints import open_checkpoint
 from training.gated import FrozenLinear, GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
+from training.noisy_blocks import Noisy
 
 BLOCK = 3
 
@@ -32,10 +33,10 @@ def blocks_after(ids, anchors):
 
 def test_clean_rows_are_the_frozen_bases_bit_for_bit(tiny_base, model, ids):
     untouched = GatedModel(tiny_base, rank=4, scale=2.0, draft_vocab_S=torch.arange(0, 300, 2), seed=9)
-    cache, hidden = model.read(ids)
+    ((cache, hidden),) = model.read(ids)
     anchors = torch.tensor([3, 10])
-    model.denoise(cache, blocks_after(ids, anchors), torch.ones(2, BLOCK, dtype=torch.bool), anchors)
-    again, same = untouched.read(ids)
+    model.denoise(Noisy(cache, blocks_after(ids, anchors), torch.ones(2, BLOCK, dtype=torch.bool), anchors))
+    ((again, same),) = untouched.read(ids)
     assert torch.equal(hidden, same)
     assert torch.equal(cache.keys, again.keys)
     assert torch.equal(cache.values, again.values)
@@ -44,13 +45,13 @@ def test_clean_rows_are_the_frozen_bases_bit_for_bit(tiny_base, model, ids):
 def test_a_masked_row_never_sees_its_target_nor_anything_behind_its_anchor(model, ids):
     anchors = torch.tensor([3, 10, 11, 30])
     mask = torch.ones(4, BLOCK, dtype=torch.bool)
-    cache, _ = model.read(ids)
-    before = model.denoise(cache, blocks_after(ids, anchors), mask, anchors).view(4, BLOCK, -1)
+    ((cache, _),) = model.read(ids)
+    before = model.denoise(Noisy(cache, blocks_after(ids, anchors), mask, anchors)).view(4, BLOCK, -1)
     for row, anchor in enumerate(anchors.tolist()):
         other = ids.clone()
         other[anchor + 1 :] = (other[anchor + 1 :] + 7) % 300
-        cache, _ = model.read(other)
-        after = model.denoise(cache, blocks_after(other, anchors), mask, anchors).view(4, BLOCK, -1)
+        ((cache, _),) = model.read(other)
+        after = model.denoise(Noisy(cache, blocks_after(other, anchors), mask, anchors)).view(4, BLOCK, -1)
         assert torch.equal(before[row], after[row])
         if row + 1 < len(anchors):
             assert not torch.equal(before[row + 1], after[row + 1])  # later blocks do see what changed
@@ -59,11 +60,11 @@ def test_a_masked_row_never_sees_its_target_nor_anything_behind_its_anchor(model
 def test_a_revealed_place_is_seen_by_its_own_block_alone(model, ids):
     anchors = torch.tensor([5, 20])
     mask = torch.tensor([[True, False, True], [True, True, True]])
-    cache, _ = model.read(ids)
+    ((cache, _),) = model.read(ids)
     blocks = blocks_after(ids, anchors)
-    before = model.denoise(cache, blocks, mask, anchors).view(2, BLOCK, -1)
+    before = model.denoise(Noisy(cache, blocks, mask, anchors)).view(2, BLOCK, -1)
     blocks[0, 1] = (blocks[0, 1] + 1) % 300
-    after = model.denoise(cache, blocks, mask, anchors).view(2, BLOCK, -1)
+    after = model.denoise(Noisy(cache, blocks, mask, anchors)).view(2, BLOCK, -1)
     assert not torch.equal(before[0, 0], after[0, 0])
     assert torch.equal(before[1], after[1])
 
@@ -74,8 +75,8 @@ def test_noisy_rows_equal_one_dense_forward_of_clean_and_noisy(model, ids):
 
     anchors = torch.tensor([4, 17, 33])
     mask = torch.tensor([[True, True, True], [False, True, True], [True, False, False]])
-    cache, _ = model.read(ids)
-    together = model.denoise(cache, blocks_after(ids, anchors), mask, anchors).view(3, BLOCK, -1)
+    ((cache, _),) = model.read(ids)
+    together = model.denoise(Noisy(cache, blocks_after(ids, anchors), mask, anchors)).view(3, BLOCK, -1)
     for row, anchor in enumerate(anchors.tolist()):
         prefix = ids[: anchor + 1]
         dense = KVCache(model.config, anchor + 1 + BLOCK)

@@ -83,7 +83,7 @@ def test_half_soft_targets_are_cross_entropies_to_mixed_distributions_where_the_
     mixed = torch.cat([(hard + teacher.softmax(-1))[:3] / 2, hard[3:]])
     for soft, wanted in ((0.0, hard), (0.5, mixed)):
         expected = F.cross_entropy(logits, wanted, reduction="none")
-        assert torch.allclose(distilled(logits, choices, teacher, soft), expected, atol=1e-6)
+        assert torch.allclose(distilled(logits, choices, teacher, torch.arange(6), soft), expected, atol=1e-6)
 
 
 def test_places_behind_the_drafters_first_miss_are_not_reached():
