@@ -3,7 +3,8 @@
 How many forwards a text takes depends on what a forward is said to cost and on what the engine has learnt of its
 drafts. Here the first is one fixed curve, the second begins anew with every request, and the prompt is read
 before the counting begins; so counts do not depend on the machine's load, on the order of the problems, on what is
-cached, or on the batch. `load` is the way to one.
+cached, or on the batch. Where the clock is asked for, `plan` may be "measured", what forwards cost here, as the engine
+does it; or "none": nothing is drafted, a token takes a forward. `load` is the way to one.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 import torch
@@ -31,6 +33,8 @@ from model.profiles import Profile
 from model.sampler import Run
 from model.schema import DiffcoderError, FillResponse, Limits, StopReason, Usage
 from model.stops import Stops
+
+Plan = Literal["reference", "measured", "none"]
 
 # Milliseconds of a forward by its rows, one clean and the others masked: `default` with its adapter, one thread of an
 # AMD EPYC (Zen 3), processor time, 2026-11-25. Only the curve's shape counts.
@@ -51,14 +55,16 @@ DEFAULT_SYSTEM = {
 class ChatGenerator(Generator):
     """`Generator` with `chat`, `continue_text` and token counts; see above for what else differs."""
 
-    def __init__(self, loaded: Loaded):
+    def __init__(self, loaded: Loaded, plan: Plan = "reference"):
+        if plan == "none":
+            loaded = without_adapter(loaded)
+        self.loaded, self.plan = loaded, plan
         super().__init__(loaded)
-        self.loaded = loaded
         # One buffer: problems come in an order that makes the last one the best to go on from, and members are many.
         self._cache = PrefixCache(loaded.decoder.config, self._window, 1)
 
     def _measure(self) -> CostCurve:
-        return CostCurve(REFERENCE_COST)
+        return super()._measure() if self.plan == "measured" else CostCurve(REFERENCE_COST)
 
     def members(self, count: int) -> tuple[Batch, list[ChatGenerator]]:
         """Generators of the same model whose forwards are computed together, each for a thread of its own."""
@@ -66,18 +72,20 @@ class ChatGenerator(Generator):
         decoder = SharedDecoder(self.loaded.decoder, batch)
         head = self.loaded.draft_head and SharedLinear(self.loaded.draft_head, batch)
         parts = dataclasses.replace(self.loaded, decoder=decoder, draft_head=head)
-        return batch, [ChatGenerator(parts) for _ in range(count)]
+        return batch, [ChatGenerator(parts, self.plan) for _ in range(count)]
 
     def _generate(
         self,
         ids: list[int],
         run: Run,
         limits: Limits,
-        lookup: TextDrafter,
+        lookup: TextDrafter | None,
         started: float,
         finish: Callable[[KVCache], None] | None = None,
     ) -> Usage:
         """As the engine does it, after the prompt was read: its forwards are not counted, its time is told apart."""
+        if self.plan == "none":
+            lookup = None
         cache, cached = self._lend(ids)
         new = len(ids) - cached
         end = len(ids) - 1
@@ -140,12 +148,16 @@ def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -
 
 
 @functools.lru_cache(1)
-def load(name: str, form: loading.Form, adapter: str | None, threads: int | None) -> ChatGenerator:
+def load(
+    name: str, form: loading.Form, adapter: str | None, threads: int | None, plan: Plan = "reference"
+) -> ChatGenerator:
     """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
     the autoregressive twin. The last one stays in memory for whoever asks again."""
     torch.set_num_threads(threads or len(os.sched_getaffinity(0)))
     if adapter == "base":
-        return ChatGenerator(
-            dataclasses.replace(loading.load(name, form=form), adapter=None, draft_head=None)
-        )
-    return ChatGenerator(loading.load(name, form=form, adapter=Path(adapter) if adapter else None))
+        return ChatGenerator(without_adapter(loading.load(name, form=form)), plan)
+    return ChatGenerator(loading.load(name, form=form, adapter=Path(adapter) if adapter else None), plan)
+
+
+def without_adapter(loaded: Loaded) -> Loaded:
+    return dataclasses.replace(loaded, adapter=None, draft_head=None)

@@ -133,6 +133,13 @@ def model_options(made: argparse.ArgumentParser) -> None:
         "--adapter", metavar="A", help="an adapter's file instead of the shipped one, or base: none"
     )
     made.add_argument(
+        "--plan",
+        choices=("reference", "measured", "none"),
+        default="reference",
+        help="how many drafts a forward carries: by one fixed cost curve, so that counts can be repeated; by what"
+        " forwards cost here, as the engine does; or none, a token a forward, to time the others against",
+    )
+    made.add_argument(
         "--verify",
         type=listed(str, ("ar", "none")),
         default=(None,),
@@ -412,6 +419,7 @@ def variants(task: Task, options: argparse.Namespace) -> list[Settings]:
             model=options.model,
             form=options.form,
             adapter=options.adapter,
+            plan=options.plan,
             verify=verify,
             rule=rule if verify == "none" else None,
             threshold=threshold if verify == "none" else None,
@@ -453,7 +461,9 @@ def generate_missing(task: Task, items: list[Item], runs: list[Run], options: ar
     from evaluation import chat_generator, generation
 
     with progress(f"{task.title}: answers", missing) as bar:
-        model = chat_generator.load(options.model, options.form, options.adapter, options.threads)
+        model = chat_generator.load(
+            options.model, options.form, options.adapter, options.threads, options.plan
+        )
         generation.generate(model, task, items, runs, options.batch, bar.step)
 
 

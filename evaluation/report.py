@@ -240,8 +240,8 @@ def pairs(runs: list[Shown]) -> Section:
     body, marks = table(head, rows)
     note = (
         "Difference is second minus first over the problems both ran; interval by bootstrap, p-value by McNemar's "
-        "exact test. verify-ar and adapter-base are the autoregressive model with drafts and without: their texts are "
-        "the same, counted here. verify-none beside them is diffusion against its autoregressive twin."
+        "exact test. verify-ar and adapter-base are the autoregressive model with the adapter and without: their texts "
+        "are the same, counted here. verify-none beside them is diffusion against its autoregressive twin."
     )
     return Section("Problem by problem", f"<p>{note}</p>{body}", f"{note}\n\n{marks}")
 
@@ -340,6 +340,7 @@ def commands(runs: list[Shown]) -> Section:
         for option, value in (
             ("--form", settings.form if settings.form != "int8" else None),
             ("--adapter", settings.adapter),
+            ("--plan", settings.plan if settings.plan != "reference" else None),
             ("--verify", settings.verify),
             ("--rule", settings.rule),
             ("--threshold", settings.threshold),

@@ -22,12 +22,15 @@ from model.schema import DiffcoderError
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
-    """What was run. Two runs with equal settings give equal completions on one machine."""
+    """What was run. Two runs with equal settings give equal completions on one machine; unless the plan is measured, in
+    equally many forwards.
+    """
 
     task: str
     model: str = "default"
     form: str = "int8"
     adapter: str | None = None
+    plan: str = "reference"
     verify: str | None = None
     rule: str | None = None
     threshold: float | None = None
@@ -45,6 +48,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             parts.append(self.form)
         if self.adapter is not None:
             parts.append(f"adapter-{Path(self.adapter).stem}")
+        if self.plan != "reference":
+            parts.append(f"plan-{self.plan}")
         if self.verify:
             parts.append(f"verify-{self.verify}")
         if self.rule:

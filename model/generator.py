@@ -339,7 +339,7 @@ class Generator:
         ids: list[int],
         run: Run,
         limits: Limits,
-        lookup: TextDrafter,
+        lookup: TextDrafter | None,
         started: float,
         finish: Callable[[KVCache], None] | None = None,
     ) -> Usage:

@@ -215,7 +215,8 @@ def write(options: argparse.Namespace) -> None:
     grams = benchmark_ngrams(benchmarks)
     decode = _decoder(options.base)
     prompts.sort(key=len)
-    for start in range(0, len(prompts), 48):
+    # In any order of batches, so that who stops it has prompts of all lengths.
+    for start in rng.permutation(range(0, len(prompts), 48)).tolist():
         batch = write_on(model, prompts[start : start + 48], options.tokens, marks.end)
         written += len(batch)
         sequences += [made for made in batch if not shares(grams, decode(made.ids.tolist()))]

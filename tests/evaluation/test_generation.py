@@ -113,6 +113,23 @@ def test_the_order_and_an_interruption_change_nothing(
     assert len(lines) == 18
 
 
+@pytest.mark.parametrize("plan", ["measured", "none"])
+def test_however_drafts_are_planned_the_text_is_the_same(
+    plan: chat_generator.Plan, model: ChatGenerator, tmp_path: Path
+) -> None:
+    greedy = Settings(task="humaneval-infilling-single", verify="ar", max_tokens=12)
+    texts = []
+    for number, other in enumerate((model, ChatGenerator(model.loaded, plan))):
+        run = run_in(tmp_path / str(number), greedy)
+        generation.generate(other, TASK, holes(), [run])
+        lines = run.completions()
+        texts.append({key: line.text for key, line in lines.items()})
+    assert texts[0] == texts[1]
+    if plan == "none":
+        # The last token may be the end's, which is not one of the text's.
+        assert all(line.forwards - line.tokens in (0, 1) for line in lines.values())
+
+
 def test_the_prompt_is_read_once(model: ChatGenerator, tmp_path: Path) -> None:
     runs = [run_in(tmp_path / str(n), settings) for n, settings in enumerate(SETTINGS)]
     generation.generate(ChatGenerator(model.loaded), TASK, holes()[:1], runs)
