@@ -15,12 +15,12 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import msgspec
 import torch
 
 from evaluation.batch import Batch, SharedDecoder, SharedLinear
+from evaluation.runs import Planning
 from evaluation.task import Chat, Continuation
 from model import loading, sampler
 from model.decoder import KVCache
@@ -33,8 +33,6 @@ from model.profiles import Profile
 from model.sampler import Run
 from model.schema import DiffcoderError, FillResponse, Limits, StopReason, Usage
 from model.stops import Stops
-
-Plan = Literal["reference", "measured", "none"]
 
 # Milliseconds of a forward by its rows, one clean and the others masked: `default` with its adapter, one thread of an
 # AMD EPYC (Zen 3), processor time, 2026-11-25. Only the curve's shape counts.
@@ -55,7 +53,7 @@ DEFAULT_SYSTEM = {
 class ChatGenerator(Generator):
     """`Generator` with `chat`, `continue_text` and token counts; see above for what else differs."""
 
-    def __init__(self, loaded: Loaded, plan: Plan = "reference"):
+    def __init__(self, loaded: Loaded, plan: Planning = "reference"):
         if plan == "none":
             loaded = without_adapter(loaded)
         self.loaded, self.plan = loaded, plan
@@ -149,7 +147,7 @@ def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -
 
 @functools.lru_cache(1)
 def load(
-    name: str, form: loading.Form, adapter: str | None, threads: int | None, plan: Plan = "reference"
+    name: str, form: loading.Form, adapter: str | None, threads: int | None, plan: Planning = "reference"
 ) -> ChatGenerator:
     """The model in this process; an adapter by path takes the place of the shipped one, "base" leaves it away:
     the autoregressive twin. The last one stays in memory for whoever asks again."""

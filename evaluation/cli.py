@@ -18,13 +18,13 @@ from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 import platformdirs
 
 from evaluation import statistics, tasks
-from evaluation.runs import Facts, Run, Scored, Settings, chosen, digest
+from evaluation.runs import Facts, Planning, Run, Scored, Settings, chosen, digest
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_all
 from evaluation.task import Item, Style, Task
@@ -134,7 +134,7 @@ def model_options(made: argparse.ArgumentParser) -> None:
     )
     made.add_argument(
         "--plan",
-        choices=("reference", "measured", "none"),
+        choices=get_args(Planning),
         default="reference",
         help="how many drafts a forward carries: by one fixed cost curve, so that counts can be repeated; by what"
         " forwards cost here, as the engine does; or none, a token a forward, to time the others against",

@@ -254,7 +254,7 @@ def speed(runs: list[Shown]) -> Section:
         across = run.summary.tokens_per_forward
         group = f"{run.title}, {settings.model}" + (f", {settings.limit} problems" if settings.limit else "")
         rule = settings.rule or (f"verify {settings.verify}" if settings.verify else "model's own")
-        rule = "autoregressive" if settings.adapter == "base" else rule
+        rule = "autoregressive" if settings.adapter == "base" or settings.plan == "none" else rule
         rule += "" if settings.form == "int8" else f", {settings.form}"
         bar = "" if settings.threshold is None else f"{settings.threshold:g}"
         rules.setdefault((group, rule), []).append((across, 100 * run.summary.pass_at["1"][0], bar))

@@ -13,12 +13,14 @@ import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from evaluation.task import Item
 from model.schema import DiffcoderError
+
+Planning = Literal["reference", "measured", "none"]
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +32,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     model: str = "default"
     form: str = "int8"
     adapter: str | None = None
-    plan: str = "reference"
+    plan: Planning = "reference"
     verify: str | None = None
     rule: str | None = None
     threshold: float | None = None

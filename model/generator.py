@@ -441,21 +441,24 @@ class Generator:
         best: dict[tuple[int, int, int], float] = {}  # of (clean rows, masks, keys)
         wanted = [(rows, 0, 0) for rows in _MEASURED_ROWS] + [(many, 0, behind)]
         if self.network.adapter is not None:
-            wanted.insert(wanted.index((many, 0, 0)) + 1, (1, many - 1, 0))
-        # Masks over clean rows, one right after the other: a machine may change its speed between two rounds.
+            wanted.insert(
+                wanted.index((many, 0, 0)) + 1, (1, many - 1, 0)
+            )  # right behind what it is compared with
         drafts = ratio = math.inf
         rounds, until = 0, time.perf_counter() + MEASURE_S
         while rounds < 2 or time.perf_counter() < until:
-            rounds, took = rounds + 1, 0.0
+            rounds += 1
+            round_ms: dict[tuple[int, int, int], float] = {}
             for clean, masks, keys in wanted:
                 cache.length = keys
                 blocks = [Block(1, [None] * masks)] if masks else []
                 start = time.thread_time()
                 _, noisy_BD = self.network.forward(cache, [0] * clean, blocks, clean)
-                before, took = took, (time.thread_time() - start) * 1000
+                took = round_ms[clean, masks, keys] = (time.thread_time() - start) * 1000
                 best[clean, masks, keys] = min(best.get((clean, masks, keys), math.inf), took)
                 if masks:
-                    ratio = min(ratio, took / before)
+                    # Within a round: the machine may change its speed between two.
+                    ratio = min(ratio, took / round_ms[many, 0, 0])
                     start = time.thread_time()
                     self.network.draft(noisy_BD[:1], 0)
                     drafts = min(drafts, (time.thread_time() - start) * 1000)

@@ -86,18 +86,18 @@ class Drafting:
         sequences = [self._draw_whole(rng) for _ in range(recipe.together)]
         block = int(rng.choice(recipe.blocks))
         parts: list[Noisy] = []
-        teachers: list[Tensor] = []  # scores of the clean rows, by sequence
         asked: list[tuple[Tensor, Tensor, Tensor]] = []  # targets, weights, teacher's row, by sequence
-        for sequence, (clean, hidden_CD) in zip(
-            sequences, model.read(*(as_ids(sequence.ids) for sequence in sequences)), strict=True
-        ):
-            before = sum(map(len, teachers))
-            teachers.append(model.teach(hidden_CD))
-            made = self._blocks(rng, sequence, teachers[-1], block, ceiling)
+        read = model.read(*(as_ids(sequence.ids) for sequence in sequences))
+        teacher_CS = model.teach(torch.cat([hidden_CD for _, hidden_CD in read]))  # of all sequences
+        before = 0
+        for sequence, (clean, hidden_CD) in zip(sequences, read, strict=True):
+            own_CS = teacher_CS[before : before + len(hidden_CD)]
+            made = self._blocks(rng, sequence, own_CS, block, ceiling)
             anchors_N = as_ids(made.anchors_N)
             parts.append(Noisy(clean, as_ids(made.ids_NB), torch.from_numpy(made.mask_NB), anchors_N))
             at_NB = before + recipe.shift + anchors_N[:, None] + torch.arange(block)
             asked.append((as_ids(made.targets_NB), torch.from_numpy(made.weights_NB), at_NB))
+            before += len(hidden_CD)
         hidden_RD = model.denoise(*parts)
         targets_R, weights_R, at_R = (torch.cat(some).view(-1) for some in zip(*asked, strict=True))
         targets_R = model.draft_of_V[targets_R]
@@ -105,7 +105,7 @@ class Drafting:
         asked_P = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
         logits_PS = model.draft_logits(hidden_RD[asked_P], ids_R[asked_P])
         targets_P, at_P = targets_R[asked_P], at_R[asked_P]
-        loss_P = objective.distilled(logits_PS, targets_P, torch.cat(teachers), at_P, recipe.soft)
+        loss_P = objective.distilled(logits_PS, targets_P, teacher_CS, at_P, recipe.soft)
         right_R = torch.zeros(len(targets_R), dtype=torch.bool)
         right_R[asked_P] = logits_PS.argmax(-1) == targets_P
         whole_N = torch.cat([part.mask_NB for part in parts]).all(1)

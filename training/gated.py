@@ -19,7 +19,7 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -127,8 +127,8 @@ class GatedModel:
         noisy: list[Layer] = []
         self._kind = torch.bfloat16 if precision == "bf16" else torch.float32
         for n in range(c.layers):
-            products: dict[str, Linear] = {}
-            gated: dict[str, Linear] = {}
+            products: dict[str, Any] = {}
+            gated: dict[str, Any] = {}
             for fused in FUSED:
                 weight = fused_weight(checkpoint.tensor, n, fused)
                 bias = fused_bias(checkpoint.tensor, c, n, fused)
@@ -139,9 +139,9 @@ class GatedModel:
                 else:
                     frozen = FrozenLinear(weight, bias, digits=2 if fused in TWO_DIGITS else 1)
                     products[fused], gated[fused] = frozen.product, GatedLinear(frozen, pairs, scale)
-            norms = layer_norms(checkpoint.tensor, c, n)
-            clean.append(Layer(**products, **norms))  # type: ignore[arg-type]
-            noisy.append(Layer(**gated, **norms))  # type: ignore[arg-type]
+            norms: dict[str, Any] = layer_norms(checkpoint.tensor, c, n)
+            clean.append(Layer(**products, **norms))
+            noisy.append(Layer(**gated, **norms))
         embedding = checkpoint.tensor("embed.weight")
         head = embedding if c.tied else checkpoint.tensor("head.weight")
         head_SD = head[draft_vocab_S]

@@ -161,12 +161,12 @@ class _Distilled(torch.autograd.Function):
             log, choices = logits.log_softmax(-1), choices[:, None]
             torch.exp(log, out=d)
             hard = -log.gather(1, choices)
-            teacher = teacher_CS[at]
-            own = soft * (teacher.gather(1, choices) == teacher.amax(-1, keepdim=True)).float()
-            d.scatter_add_(1, choices, own - 1)
+            d.scatter_add_(1, choices, -torch.ones_like(hard))
             if soft:
+                teacher = teacher_CS[at]
+                own = soft * (teacher.gather(1, choices) == teacher.amax(-1, keepdim=True)).float()
                 teacher = teacher.softmax(-1)
-                d.addcmul_(teacher, own, value=-1)
+                d.scatter_add_(1, choices, own).addcmul_(teacher, own, value=-1)
                 hard = hard.lerp(-(teacher.mul_(log)).sum(-1, keepdim=True), own)
             losses.copy_(hard.squeeze(1))
         ctx.save_for_backward(d_PS)

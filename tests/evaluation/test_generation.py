@@ -14,7 +14,7 @@ import torch
 from evaluation import chat_generator, generation, tasks
 from evaluation.batch import Batch, SharedLinear, Stopped
 from evaluation.chat_generator import ChatGenerator
-from evaluation.runs import Facts, Run, Settings
+from evaluation.runs import Facts, Planning, Run, Settings
 from evaluation.task import Item
 from model import store
 from model.checkpoints import open_checkpoint
@@ -115,7 +115,7 @@ def test_the_order_and_an_interruption_change_nothing(
 
 @pytest.mark.parametrize("plan", ["measured", "none"])
 def test_however_drafts_are_planned_the_text_is_the_same(
-    plan: chat_generator.Plan, model: ChatGenerator, tmp_path: Path
+    plan: Planning, model: ChatGenerator, tmp_path: Path
 ) -> None:
     greedy = Settings(task="humaneval-infilling-single", verify="ar", max_tokens=12)
     texts = []
