@@ -88,11 +88,13 @@ def source_name(name: str, style: int) -> str:
 
 
 class Checkpoint(ABC):
-    """A checked model on disk. `architecture` is one of ARCHITECTURES; `path` is the file or folder."""
+    """A checked model on disk. `architecture` is one of ARCHITECTURES; `path` is the file or folder. `made` is what a
+    recipe of ours wrote into its config.json, unchecked (`profiles.Made`); None for any other model."""
 
     path: Path
     architecture: str
     config: Config
+    made: object = None
 
     def names(self) -> list[str]:
         """Canonical tensor names, embedding first, head last."""
@@ -220,6 +222,7 @@ class FolderCheckpoint(Checkpoint):
             corrupt(config_file, "it does not name its model_type")
         self.architecture = _supported(config_file, architecture)
         self.config = _folder_config(config_file, self.architecture, table)
+        self.made = table.get("diffcoder")
         self._files = self._place([only] if only else self._shards())
         regions = {name: header.regions[name] for name, header in self._files.items()}
         _demand(path, self.config, regions, style=1)

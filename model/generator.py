@@ -359,7 +359,7 @@ class Generator:
         cache, cached = self._lend(ids)
         new = ids[cached:]
         # The prompt's last rows ride in the first forward that drafts.
-        split = (len(new) - 1) // sampler.PREFILL_ROWS * sampler.PREFILL_ROWS
+        split = (len(new) - 1) // self.network.prefill_rows * self.network.prefill_rows
         done = sampler.prefill(self.network, cache, new[:split], run)
         prefilled = time.monotonic()
         if done == split and run.stop_reason is None:

@@ -185,28 +185,30 @@ def edit(profile: Profile, request: EditRequest, selection: Selection, tokens: i
         f"Instruction: {request.instruction.strip()}\n"
         "Change only what the instruction asks for. Answer with the whole rewritten code and nothing else."
     )
-    opening = f"{fence}{language}\n"
-    if profile.chat == "chatml":
-        return [
-            Mark("<|im_start|>"),
-            "system\nYou are a careful programmer who edits code.",
-            Mark("<|im_end|>"),
-            "\n",
-            Mark("<|im_start|>"),
-            f"user\n{user}",
-            Mark("<|im_end|>"),
-            "\n",
-            Mark("<|im_start|>"),
-            f"assistant\n{opening}",
-        ]
-    begin, end = "<[begin▁of▁sentence]>", "<[end▁of▁sentence]>"
     return [
-        Mark(begin),
-        "system\nYou are a careful programmer who edits code.\n",
-        Mark(end),
-        Mark(begin),
-        f"user\n{user}",
-        Mark(end),
-        Mark(begin),
-        f"assistant\n{opening}",
+        *turn(profile, "system", "You are a careful programmer who edits code."),
+        *turn(profile, "user", user),
+        *opened(profile, f"{fence}{language}\n"),
     ]
+
+
+_TURN: dict[str, tuple[Mark, list[Piece]]] = {
+    "chatml": (Mark("<|im_start|>"), [Mark("<|im_end|>"), "\n"]),
+    "seed": (Mark("<[begin▁of▁sentence]>"), [Mark("<[end▁of▁sentence]>")]),
+}
+
+
+def turn(profile: Profile, role: str, text: str) -> list[Piece]:
+    """A message of a conversation, in the chat form of a profile that has one."""
+    space = "\n" if profile.chat == "seed" and role == "system" else ""
+    return [_TURN[profile.chat][0], f"{role}\n{text}{space}", *end_of_turn(profile)]
+
+
+def opened(profile: Profile, text: str = "") -> list[Piece]:
+    """The beginning of the model's own message; what it writes follows, up to the mark that ends the turn."""
+    return [_TURN[profile.chat][0], f"assistant\n{text}"]
+
+
+def end_of_turn(profile: Profile) -> list[Piece]:
+    """The mark that ends a message, and what stands between it and the next one."""
+    return _TURN[profile.chat][1]

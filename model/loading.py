@@ -94,7 +94,7 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
             store.verify(name)  # every byte, before anything is made of the file
         tokenizer = load_tokenizer(checkpoint, cached=cached)
         tokens = TokenTable(tokenizer, checkpoint.config.vocab)
-        profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids)
+        profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids, checkpoint.made)
         if gated is None:
             return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None, None)
         if profile.weights != "gated":

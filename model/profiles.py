@@ -5,8 +5,11 @@ Token marks are written by name; `generator.py` looks their ids up in the model'
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from model.schema import DiffcoderError
 
@@ -96,8 +99,60 @@ STABLE_DIFFCODER = replace(
 PROFILES = {profile.name: profile for profile in (QWEN, SMOLLM, SEED_CODER, STABLE_DIFFCODER)}
 
 
-def find(name: str, architecture: str, tokens: dict[str, int]) -> Profile:
-    """The profile of that name; for "auto", the one whose marks the tokenizer has (`tokens`: name -> id)."""
+class Made(msgspec.Struct, frozen=True):
+    """What a diffusion recipe (`training/diffusion.py`) notes under "diffcoder" in the config.json of the model it made.
+    What else stands there, numbers of the run, does not matter here."""
+
+    objective: Literal["diffusion", "ar"]
+    block: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    causal: bool
+    mask_token: int
+    end_token: int
+
+
+def find(name: str, architecture: str, tokens: Mapping[str, int], made: object = None) -> Profile:
+    """The profile of that name; for "auto", the one whose marks the tokenizer has (`tokens`: name -> id).
+
+    `made`: what config.json says of a model that a recipe made out of one of that family, unchecked (`Made`).
+    """
+    family = _family(name, architecture, tokens)
+    return family if made is None else _made_from(family, tokens, made)
+
+
+def _made_from(family: Profile, tokens: Mapping[str, int], entry: object) -> Profile:
+    try:
+        made = msgspec.convert(entry, Made)
+    except msgspec.ValidationError as error:
+        raise DiffcoderError(
+            "corrupt_model",
+            f"config.json cannot be used (its diffcoder entry: {error}): export the model again.",
+        ) from None
+    names = {id: name for name, id in tokens.items()}
+    diffuses = made.objective == "diffusion"
+    for field in ("end_token", "mask_token")[: 1 + diffuses]:
+        if getattr(made, field) not in names:
+            raise DiffcoderError(
+                "corrupt_model",
+                f"config.json cannot be used (its diffcoder entry: {field} {getattr(made, field)} is no special token of"
+                " the tokenizer): export the model again, with its own tokenizer.",
+            )
+    end = names[made.end_token]
+    ends = (end, *(mark for mark in family.ends if mark != end))
+    if not diffuses:
+        return replace(family, ends=ends, weights="base", block=1, clean="causal", aligned=False)
+    return replace(
+        family,
+        name=f"{family.name}-diffusion",
+        ends=ends,
+        mask=names[made.mask_token],
+        weights="merged",
+        block=made.block,
+        clean="causal" if made.causal else "block_causal",
+        aligned=True,
+    )
+
+
+def _family(name: str, architecture: str, tokens: Mapping[str, int]) -> Profile:
     if name in PROFILES:
         return PROFILES[name]
     if name != "auto":
@@ -108,6 +163,8 @@ def find(name: str, architecture: str, tokens: dict[str, int]) -> Profile:
         return replace(QWEN, weights="base", block=1, name="qwen")
     if "<[MASK_TOKEN]>" in tokens:
         return STABLE_DIFFCODER
+    if "<[fim-middle]>" in tokens:
+        return SEED_CODER
     ends = tuple(
         mark for mark in ("<|endoftext|>", "<|im_end|>", "</s>", "<|end_of_text|>") if mark in tokens
     )

@@ -91,6 +91,11 @@ class Network:
         return int(self.adapter is not None)
 
     @property
+    def prefill_rows(self) -> int:
+        """Rows of a forward that only reads: tokens that see their whole block are read with it."""
+        return PREFILL_ROWS - PREFILL_ROWS % self.block if self.aligned else PREFILL_ROWS
+
+    @property
     def speaks_ar(self) -> bool:
         """Whether clean rows are those of an autoregressive model."""
         return self.adapter is not None or not self.diffuses
@@ -264,7 +269,7 @@ def prefill(network: Network, cache: KVCache, ids: Sequence[int], run: Run) -> i
     """Write the keys and values of `ids` behind the cache's; returns how many were written before an interruption."""
     done = 0
     while done < len(ids) and not run.interrupted():
-        chunk = ids[done : done + PREFILL_ROWS]
+        chunk = ids[done : done + network.prefill_rows]
         network.forward(cache, chunk, (), 0)
         cache.keep(len(chunk))
         done += len(chunk)

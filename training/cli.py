@@ -29,19 +29,19 @@ from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
-from training import commits, layouts, transformations
+from training import chats, commits, diffusion, drafting, layouts, transformations
 from training import corpus as corpora
 from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
-from training.drafting import Drafting, draft_vocabulary, export_checkpoint
+from training.drafting import Drafting, draft_vocabulary
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
 from training.gated import GatedModel, checkpoint_sha256, load_adapter
 from training.parallel import join
 from training.progress import HeldOut, measure
-from training.recipe import Diffusion, Gated, Team, load
+from training.recipe import Diffusion, Gated, Kinds, Team, load
 from training.sources import discover
 from training.team import TeamTask
 from training.trainer import Task, Trainer
@@ -74,7 +74,7 @@ def main(arguments: list[str] | None = None) -> int:
     return 1
 
 
-COMMANDS = ("corpus", "commits", "decontaminate", "write", "train", "export", "evaluate")
+COMMANDS = ("corpus", "commits", "chat", "decontaminate", "write", "train", "export", "evaluate")
 
 
 def _common() -> argparse.ArgumentParser:
@@ -101,6 +101,11 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add.add_argument("--most", type=int, default=1500, help="examples of either kind (%(default)s)")
     _benchmarks(add)
     add.set_defaults(run=mine_commits)
+    add = commands.add_parser("chat", help="answers out of conversations, as examples to learn from")
+    add.add_argument("file", type=Path, help='JSON lines: {"messages": [{"role": ..., "content": ...}, ...]}')
+    add.add_argument("folder", type=Path, help="where the examples go")
+    _benchmarks(add)
+    add.set_defaults(run=read_chats)
     add = commands.add_parser(
         "decontaminate", help="check a corpus against the benchmarks, 13 words at a time"
     )
@@ -121,7 +126,12 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add.add_argument("--run", dest="run_folder", type=Path, help="folder of the run (default: by the name)")
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
     add.add_argument("--written", type=Path, help="folder of the base's continuations to learn from")
-    add.add_argument("--examples", type=Path, help="folder of edits or answers to learn from")
+    add.add_argument(
+        "--examples",
+        type=Path,
+        action="append",
+        help="folder of edits or answers to learn from; again for more",
+    )
     add.add_argument("--minutes", type=float, default=1e9)
     add.add_argument("--resume", action="store_true")
     add.add_argument(
@@ -129,9 +139,9 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     )
     _benchmarks(add)
     add.set_defaults(run=train)
-    add = commands.add_parser("export", help="write the adapter of a stopped run's last checkpoint")
+    add = commands.add_parser("export", help="write the adapter or model of a run's last checkpoint")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
-    add.set_defaults(run=lambda options: print(export_checkpoint(options.base, options.run_folder)))
+    add.set_defaults(run=export)
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
@@ -288,7 +298,8 @@ def _require_clean(options: argparse.Namespace, corpus: corpora.Corpus) -> None:
             yield name, decode(corpus.document(index).tolist())
 
     require_clean(corpus.folder, documents, options.benchmarks)
-    for folder in filter(None, (getattr(options, name, None) for name in ("examples", "written"))):
+    written = getattr(options, "written", None)
+    for folder in [*(getattr(options, "examples", None) or ()), *([written] if written else [])]:
         _require_clean_examples(options, folder)
 
 
@@ -339,6 +350,20 @@ def mine_commits(options: argparse.Namespace) -> None:
     print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
 
 
+def read_chats(options: argparse.Namespace) -> None:
+    contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
+    checkpoint = open_checkpoint(options.base)
+    tokenizer = load_tokenizer(checkpoint)
+    counts: Counter[str] = Counter()
+    profile = profile_of(checkpoint, tokenizer)
+    examples = list(chats.sequences(options.file, profile, tokenizer, contaminated, counts))
+    if not examples:
+        raise DiffcoderError("no_examples", f"{options.file} gave no answer to learn from.")
+    store_examples(options.folder, examples)
+    _require_clean_examples(options, options.folder)
+    print(json.dumps({"answers": len(examples)} | counts, indent=1))
+
+
 def train(options: argparse.Namespace) -> int:
     recipe, corpus = load(options.recipe), corpus_of(options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
@@ -350,7 +375,8 @@ def train(options: argparse.Namespace) -> int:
         raise DiffcoderError(
             "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
         )
-    examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
+    first, *more = options.examples or [None]
+    examples = Examples(first, "diffcoder train commits", *more) if first else None
     marks = _marks(options.base)
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None
@@ -370,8 +396,19 @@ def train(options: argparse.Namespace) -> int:
     return 0
 
 
+def export(options: argparse.Namespace) -> None:
+    """A drafter's adapter; of a diffusion recipe the model, with low-rank weights added to their base's."""
+    base, run, recipe = options.base, options.run_folder, options.run_folder / "recipe.json"
+    made = msgspec.json.decode(recipe.read_bytes(), type=Kinds) if recipe.is_file() else None
+    if isinstance(made, Diffusion):
+        print(diffusion.export_checkpoint(made, base, run))
+    else:
+        print(drafting.export_checkpoint(base, run))
+
+
 def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
-    """The recipe with the mask and end token of the base's family where it names none."""
+    """The recipe with the mask and end token of the base's family where it names none. Text may not stand for a mask or
+    an end: the engine could not tell them apart."""
     checkpoint = open_checkpoint(base)
     tokenizer = load_tokenizer(checkpoint)
     profile = profile_of(checkpoint, tokenizer)
@@ -381,7 +418,15 @@ def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
         for field, token in named.items()
         if getattr(recipe, field) is None and token is not None
     }
-    return msgspec.structs.replace(recipe, **ids)
+    recipe = msgspec.structs.replace(recipe, **ids)
+    specials = tokenizer.get_added_tokens_decoder()
+    for field in ("mask_token", "end_token"):
+        if (id := getattr(recipe, field)) is not None and id not in specials:
+            raise DiffcoderError(
+                "bad_recipe",
+                f"{field} {id} is none of the base's special tokens: name one of them in the recipe.",
+            )
+    return recipe
 
 
 def evaluate(options: argparse.Namespace) -> None:

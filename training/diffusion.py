@@ -12,33 +12,32 @@ width, P rows that are asked for something.
 
 from __future__ import annotations
 
-import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recompute
 
-from model.checkpoints import open_checkpoint, source_name
+from model.checkpoints import open_checkpoint
 from model.decoder import FUSED, Attention, Config, linear_shapes
 from model.schema import DiffcoderError
 from training import layouts
 from training.attention import attention, next_token, noisy_and_clean
 from training.corpus import Corpus
 from training.examples import Examples
-from training.files import write_atomically
+from training.files import averages, write_atomically
 from training.gated import as_ids, checkpoint_sha256
+from training.models import write_model
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
 from training.parallel import World
 from training.recipe import Diffusion
-from training.scratch import HUGGING_FACE, hugging_face_config
-from training.team import team_bytes
+from training.team import merged, team_bytes
 from training.trainer import Loss
 
 HELD_OUT_PACKS = 4
@@ -85,7 +84,7 @@ class DiffusionTask:
                 f"mask_token {mask} or end_token {end} is none of the base's {source.config.vocab} tokens.",
             )
         self.mask, self.end = mask, end
-        self.recipe, self.config, self.architecture = recipe, source.config, source.architecture
+        self.recipe, self.config, self.base = recipe, source.config, base
         self.device = world.device
         self.parameters, self.decoder = network(recipe, source.config, source.tensor, world)
         self.base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
@@ -173,23 +172,52 @@ class DiffusionTask:
         return {"bits_per_token": round(total / weight / math.log(2), 4)}
 
     def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
-        """A folder `model` with config.json and model.safetensors in Hugging Face's names; of low-rank weights,
-        `adapter.safetensors` as the engine takes it (`model.adapters.TeamAdapter`: on every row)."""
+        """A folder `model` that the engine opens; of low-rank weights `adapter.safetensors`, small enough to be written
+        whenever the run is measured (`export_checkpoint` makes a model of it)."""
         if self.recipe.rank:
-            data = team_bytes(weights, self.recipe.scale, self.base_sha256, facts)
-            write_atomically(run / "adapter.safetensors", data)
-            return
-        folder = run / "model"
-        folder.mkdir(exist_ok=True)
-        tensors = {}
-        for name, value in weights.items():
-            for part, rows in _parts(self.config, name):
-                tensors[source_name(part, HUGGING_FACE)] = value[rows].contiguous()
-        config = hugging_face_config(self.config, self.architecture) | {
-            "diffcoder": {"recipe": self.recipe.objective, "block": self.recipe.block, **facts}
-        }
-        write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
-        write_atomically(folder / "config.json", json.dumps(config, indent=1).encode())
+            _write_adapter(self.recipe, self.base_sha256, run, weights, facts)
+        else:
+            _write_model(self.recipe, self.base, run, weights, facts)
+
+
+def export_checkpoint(recipe: Diffusion, base: Path, run: Path) -> Path:
+    """The model of a run's last checkpoint as a folder; low-rank weights are added to their base's, for good."""
+    base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
+    weights, facts = averages(run, base_sha256)
+    if not recipe.rank:
+        return _write_model(recipe, base, run, weights, facts)
+    return _write_model(
+        recipe, base, run, merged(base, _write_adapter(recipe, base_sha256, run, weights, facts)), facts
+    )
+
+
+def _write_adapter(
+    recipe: Diffusion, base_sha256: str, run: Path, weights: Mapping[str, Tensor], facts: dict[str, object]
+) -> Path:
+    """As the engine takes it (`model.adapters.TeamAdapter`: on every row)."""
+    path = run / "adapter.safetensors"
+    write_atomically(path, team_bytes(weights, recipe.scale, base_sha256, facts))
+    return path
+
+
+def _write_model(
+    recipe: Diffusion, base: Path, run: Path, weights: Mapping[str, Tensor], facts: dict[str, object]
+) -> Path:
+    """`weights` by the names of the decoder's parameters, fused or not; the base's own where there are none."""
+    checkpoint = open_checkpoint(base)
+    found = {
+        part: value[rows] for name, value in weights.items() for part, rows in _parts(checkpoint.config, name)
+    }
+    made = {
+        field: getattr(recipe, field) for field in ("objective", "block", "causal", "mask_token", "end_token")
+    }
+    write_model(
+        run / "model",
+        checkpoint,
+        lambda name: found[name] if name in found else checkpoint.tensor(name),
+        made | facts,
+    )
+    return run / "model"
 
 
 def _noise(

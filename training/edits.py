@@ -22,7 +22,6 @@ from model.tokens import encode_text
 from training.layouts import Sequence
 
 MOST_TOKENS = 1024  # of an example, the prompt's file around the selection included
-_END_OF_ANSWER = {"chatml": "<|im_end|>", "seed": "<[end▁of▁sentence]>"}
 
 
 @dataclass(frozen=True)
@@ -42,15 +41,6 @@ class Edit:
 
 def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | None:
     """The example in the engine's prompt; None where it does not fit. The answer's first token follows `first`."""
-    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-
-    def ids_of(pieces: Iterable[layout.Piece]) -> list[int]:
-        return [
-            id
-            for piece in pieces
-            for id in ([marks[piece.name]] if isinstance(piece, Mark) else encode_text(tokenizer, piece))
-        ]
-
     request = EditRequest(
         before=edit.before,
         start=edit.start,
@@ -61,20 +51,31 @@ def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | N
     selection = Selection.of(request)
     lines = edit.replacement.removesuffix("\n").split("\n")
     text = "".join(f"{line.removeprefix(selection.indent) if line.strip() else ''}\n" for line in lines)
-    answer = ids_of([f"{text}{selection.fence}", Mark(_END_OF_ANSWER[profile.chat])])
+    answer = ids_of([f"{text}{selection.fence}", layout.end_of_turn(profile)[0]], tokenizer)
     room = MOST_TOKENS - len(answer) - len(encode_text(tokenizer, selection.text))
     if room < 128:
         return None
-    prompt = ids_of(layout.edit(profile, request, selection, room))
+    prompt = ids_of(layout.edit(profile, request, selection, room), tokenizer)
     if len(prompt) + len(answer) > MOST_TOKENS * 5 // 4:
         return None
     return Sequence(np.array([*prompt, *answer], dtype=np.int64), len(prompt) - 1)
 
 
+def ids_of(pieces: Iterable[layout.Piece], tokenizer: Tokenizer) -> list[int]:
+    """The ids of a prompt's pieces."""
+    return [
+        id
+        for piece in pieces
+        for id in (
+            [tokenizer.token_to_id(piece.name)] if isinstance(piece, Mark) else encode_text(tokenizer, piece)
+        )
+    ]
+
+
 def profile_of(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str = "auto") -> Profile:
-    """The family of a base: by its name in the registry, or by its marks."""
+    """The family of a base, by its name in the registry or by its marks, and what a recipe made of it."""
     marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    return profiles.find(name, checkpoint.architecture, marks)
+    return profiles.find(name, checkpoint.architecture, marks, checkpoint.made)
 
 
 def sequences(edits: Iterable[Edit], profile: Profile, tokenizer: Tokenizer) -> Iterator[Sequence]:

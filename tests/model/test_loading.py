@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -15,13 +16,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model import loading, store
+from model import loading, profiles, store
 from model.checkpoints import Checkpoint, open_checkpoint
 from model.decoder import KVCache
 from model.generator import Generator
 from model.quantise import quantise_weight
 from model.sampler import Network
-from model.schema import DiffcoderError
+from model.schema import DiffcoderError, FillRequest, Limits
 from tests.model.folders import QWEN_MARKS, STABLE_MARKS, write_adapter, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -213,7 +214,7 @@ def test_no_room_for_the_int8_form_is_one_sentence_and_leaves_nothing(folder: Pa
 import resource, sys
 resource.setrlimit(resource.RLIMIT_FSIZE, {limit})
 from model import loading
-from model.schema import DiffcoderError
+from model.schema import DiffcoderError, FillRequest, Limits
 try:
     loading.load(sys.argv[1])
 except DiffcoderError as error:
@@ -368,8 +369,13 @@ def test_a_model_that_takes_no_adapter_says_so(folder: Path, place: Path, tmp_pa
 
 @pytest.mark.parametrize(
     ("marks", "profile"),
-    [(QWEN_MARKS, "qwen"), (STABLE_MARKS, "stable-diffcoder"), (("</s>",), "plain")],
-    ids=["qwen", "stable", "plain"],
+    [
+        (QWEN_MARKS, "qwen"),
+        (STABLE_MARKS, "stable-diffcoder"),
+        (STABLE_MARKS[:-1], "seed-coder"),
+        (("</s>",), "plain"),
+    ],
+    ids=["qwen", "stable", "seed", "plain"],
 )
 def test_a_models_profile_is_found_by_its_marks(
     marks: tuple[str, ...], profile: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -377,6 +383,69 @@ def test_a_models_profile_is_found_by_its_marks(
     monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
     write_model(tmp_path / "model", marks=marks)
     assert loading.load(str(tmp_path / "model"), form="fp32").profile.name == profile
+
+
+MADE = {"objective": "diffusion", "block": 4, "causal": False, "mask_token": 6, "end_token": 0, "step": 7}
+
+
+def noted(folder: Path, made: object) -> Path:
+    """A tiny model whose config.json says what a recipe made of it."""
+    write_model(folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"diffcoder": made}))
+    return folder
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_what_a_diffusion_recipe_made_of_a_base_denoises(
+    causal: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
+    made = MADE | {"causal": causal, "block": 2, "end_token": 7}
+    generator = Generator.load(str(noted(tmp_path / "model", made)), threads=1)
+    net, profile = generator.network, generator.profile
+    assert (net.mask_id, net.block, net.block_causal, net.aligned, net.shift) == (6, 2, not causal, True, 0)
+    assert (profile.weights, profile.infill, profile.ends[0]) == (
+        "merged",
+        profiles.QWEN.infill,
+        "<|file_sep|>",
+    )
+    answer = generator.fill(
+        FillRequest(prefix="def f(", suffix=")", limits=Limits(max_tokens=7, verify="none"))
+    )
+    assert answer.usage.tokens
+    with pytest.raises(DiffcoderError, match="cannot verify"):
+        generator.fill(FillRequest(prefix="a", limits=Limits(verify="ar")))
+
+
+def test_what_the_ar_twin_made_is_a_base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
+    generator = Generator.load(str(noted(tmp_path / "model", MADE | {"objective": "ar"})), threads=1)
+    assert not generator.network.diffuses
+    assert generator.fill(FillRequest(prefix="def f(", limits=Limits(max_tokens=3))).usage.tokens
+
+
+@pytest.mark.parametrize(
+    ("made", "says"),
+    [
+        ("diffusion", "Expected `object`"),
+        ({"objective": "diffusion"}, "required field `block`"),
+        (MADE | {"objective": "gated"}, "objective"),
+        (MADE | {"block": 0}, "block"),
+        (MADE | {"block": 1000}, "block"),
+        (MADE | {"causal": "yes"}, "causal"),
+        (MADE | {"mask_token": 200}, "mask_token 200 is no special token"),
+        (MADE | {"end_token": -1}, "end_token -1 is no special token"),
+    ],
+)
+def test_a_note_in_config_json_that_cannot_be_meant_is_one_sentence(
+    made: object, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
+    with pytest.raises(DiffcoderError, match=re.escape(says)) as error:
+        loading.load(str(noted(tmp_path / "model", made)), form="fp32")
+    assert error.value.code == "corrupt_model"
+    assert "export the model again" in error.value.message
 
 
 def test_a_model_without_any_known_mark_needs_a_profile(

@@ -9,7 +9,7 @@ import torch
 
 from model.decoder import KVCache
 from model.drafters import PromptLookup
-from model.sampler import Block, Run, denoise, prefill, verify
+from model.sampler import PREFILL_ROWS, Block, Run, denoise, prefill, verify
 from model.unmask import UnmaskRule
 from tests.model import reference_sampler as reference
 from tests.model.tiny import END, FLAT, MASK, STEEP, VOCAB, network
@@ -28,7 +28,9 @@ def prompt_of(rng: random.Random, length: int, repeats: bool = False) -> list[in
     return (ids[: length // 3 + 1] * 4)[:length] if repeats else ids
 
 
-@pytest.mark.parametrize("kind", ["gated", "gated-small", "gated-chain", "gated-chain+team", "merged"])
+@pytest.mark.parametrize(
+    "kind", ["gated", "gated-small", "gated-chain", "gated-chain+team", "merged", "merged-causal"]
+)
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_denoise_equals_the_plain_sampler(kind: str, rule: UnmaskRule) -> None:
     rng = random.Random(f"{kind} {rule.name}")
@@ -104,6 +106,19 @@ def test_every_place_of_a_block_sees_every_other(kind: str) -> None:
     _, first = net.forward(cache, [1, 2, 3, 4], [Block(4, [None, 9, None, None])], 0)
     _, other = net.forward(cache, [1, 2, 3, 4], [Block(4, [None, 9, None, 10])], 0)
     assert not torch.equal(first[0], other[0])
+
+
+@pytest.mark.parametrize("block", [3, 4])
+def test_a_long_prompt_is_read_by_whole_blocks(block: int) -> None:
+    """Every token sees its whole block, also where one forward ends and the next begins."""
+    net, prompt = (
+        network("merged", block, 4),
+        prompt_of(random.Random(block), 2 * PREFILL_ROWS // block * block),
+    )
+    parts, whole = (KVCache(net.decoder.config, 2 * PREFILL_ROWS) for _ in range(2))
+    prefill(net, parts, prompt, Run(max_tokens=1, ends=frozenset()))
+    net.forward(whole, prompt, (), 0)
+    assert torch.equal(parts.keys, whole.keys)
 
 
 def test_cancellation_and_deadline_stop_between_forwards() -> None:

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from model.adapters import read_team_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
+from training import diffusion
 from training.attention import MaskedAttention
 from training.corpus import Corpus
 from training.diffusion import DiffusionTask
@@ -100,6 +101,54 @@ def test_loss_and_gradients_equal_those_of_one_block_at_a_time(tiny_base, corpus
     assert torch.allclose(together.total, alone, rtol=1e-4)
     for name, gradient in gradients.items():
         assert torch.allclose(gradient, task.parameters[name].grad, rtol=1e-3, atol=1e-4), name
+
+
+@pytest.mark.parametrize("clipped", [True, False])
+def test_while_noise_warms_up_masked_places_weigh_the_same(tiny_base, corpus, clipped):
+    recipe = msgspec.structs.replace(RECIPE, clipped=clipped)
+    task = DiffusionTask(recipe, tiny_base, corpus)
+    pack, blocks, ceiling = task.train_packs[3], recipe.context // 4, 0.6
+    rng = np.random.default_rng(5)
+    if clipped:
+        masked = mask_blocks(rng, clipped_rates(rng, blocks, 4, ceiling), 4)
+    else:
+        rates = rng.uniform(0.0, ceiling, blocks)
+        masked = rng.random((blocks, 4)) < rates[:, None]
+    loss = task.pack_loss(pack, np.random.default_rng(5), ceiling)
+    assert loss.weight == masked.sum() < recipe.context
+    assert torch.allclose(loss.total, per_block(task, pack, masked, np.ones(blocks)), rtol=1e-4)
+
+
+def test_the_head_is_computed_a_few_rows_at_a_time_with_the_same_outcome(tiny_base, corpus, monkeypatch):
+    """Scores are never kept for the backward pass: what is kept does not grow with the vocabulary."""
+    task = DiffusionTask(RECIPE, tiny_base, corpus)
+    monkeypatch.setattr(diffusion, "_LOSS_ROWS", 7)
+    hidden = torch.randn(
+        60, task.config.width, generator=torch.Generator().manual_seed(1), requires_grad=True
+    )
+    asked, targets = torch.arange(3, 53), torch.arange(50)
+    rows = []
+    logits = task.decoder.logits
+    monkeypatch.setattr(task.decoder, "logits", lambda x: rows.append(len(x)) or logits(x))
+
+    def kept(compute):
+        """Losses, gradients, and the numbers that autograd kept in between."""
+        sizes = []
+        with torch.autograd.graph.saved_tensors_hooks(lambda x: sizes.append(x.numel()) or x, lambda x: x):
+            losses = compute()
+        weights = torch.linspace(0.5, 2.0, len(losses))
+        return losses, torch.autograd.grad((losses * weights).sum(), [hidden, *heads]), sum(sizes)
+
+    heads = [task.parameters["head.weight"]]
+    losses, slopes, few = kept(lambda: task._cross_entropy(hidden, asked, targets))
+    assert max(rows) == 7
+    assert sum(rows) == 2 * 50  # once more in the backward pass
+    wanted, exact, many = kept(lambda: F.cross_entropy(logits(hidden[asked]), targets, reduction="none"))
+    assert torch.allclose(losses, wanted, atol=1e-5)
+    for slope, other in zip(slopes, exact, strict=True):
+        assert torch.allclose(slope, other, atol=1e-5)
+    assert many >= 50 * task.config.vocab
+    assert few == 50 * (task.config.width + 2)  # rows, their places and targets
 
 
 def test_the_likelihood_bound_falls_below_the_ar_start(tiny_base, corpus, tmp_path):

@@ -23,6 +23,19 @@ def test_masked_share_is_the_closed_form_and_no_block_is_empty(block, ceiling):
     assert rates.min() == pytest.approx(min(1.0, 1 / block))
 
 
+@pytest.mark.parametrize("block", [1, 2, 4, 16])
+def test_weights_of_the_loss_are_the_closed_form(block):
+    """The mean over places of masked / u: above 1, which plain noise gives, as a block without masks gets one."""
+    rng = np.random.default_rng(block)
+    rates = clipped_rates(rng, 200_000, block)
+    masked = mask_blocks(rng, rates, block)
+    # E[1 + P(none masked) / (B u)], with u = 1/B a B-th of the time and uniform above.
+    extra = lambda u: (1 - u) ** block / (block * u)  # noqa: E731
+    u = np.linspace(1 / block, 1, 20_001)
+    expected = 1 + extra(1 / block) / block + np.trapezoid(extra(u), u)
+    assert (masked / rates[:, None]).mean() == pytest.approx(expected, abs=0.004)
+
+
 def test_warmup_rises_linearly_to_one():
     assert rate_ceiling(0, 100, 0.1) == pytest.approx(0.1)
     assert rate_ceiling(50, 100, 0.1) == pytest.approx(0.55)
