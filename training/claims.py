@@ -70,7 +70,7 @@ VARIANTS = (
 
 @dataclass(frozen=True)
 class Claim:
-    """Says that `better` has less of `figure` than `worse`: held-out bits at the end, or a spike in a column of the log."""
+    """Says that `better` has less of `figure` than `worse`: held-out bits at the end, or spikes in a log's column."""
 
     text: str
     better: str

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import torch
+from safetensors import safe_open
 from torch import Tensor
 
 from model.adapters import read_adapter
@@ -21,7 +22,7 @@ from model.schema import DiffcoderError
 from training import layouts, objective
 from training.corpus import Corpus
 from training.examples import Examples
-from training.files import averages, write_atomically
+from training.files import write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
 from training.noise import rate_ceiling
 from training.noisy_blocks import Noisy
@@ -183,15 +184,23 @@ def export_adapter(
 
 def export_checkpoint(base: Path, run: Path) -> Path:
     """The adapter of a run's last checkpoint, without loading the base: for a run that was stopped."""
-    base_sha256 = checkpoint_sha256(base)
-    weights, facts = averages(run, base_sha256)
+    path = run / "checkpoint.safetensors"
+    if not path.is_file():
+        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
     recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Kinds)
     if not isinstance(recipe, Gated):
         raise DiffcoderError(
             "bad_run", f"{run} trains no drafter: what it made is exported whenever it is measured."
         )
+    with safe_open(path, "pt") as file:
+        facts, base_sha256 = file.metadata(), checkpoint_sha256(base)
+        if facts.get("base_sha256", base_sha256) != base_sha256:
+            raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
+        step, rows = (int(facts[key]) for key in ("step", "rows"))
+        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
+        weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
     vocab_S = as_ids(np.load(run / "draft_vocab.npy"))
-    return export_adapter(recipe, base_sha256, vocab_S, run, weights, facts)
+    return export_adapter(recipe, base_sha256, vocab_S, run, weights, {"step": step, "rows": rows})
 
 
 def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray, list[np.ndarray]]:

@@ -16,21 +16,15 @@ from training.layouts import Sequence
 
 
 class Examples:
-    """The sequences of folders that `store` wrote; `command` is what makes one, for who has none."""
+    """The sequences of a folder that `store` wrote; `command` is what makes one, for who has none."""
 
-    def __init__(self, folder: Path, command: str, *further: Path):
-        folders = (folder, *further)
-        for place in folders:
-            if not (place / "firsts.npy").is_file():
-                raise DiffcoderError(
-                    "no_examples", f"{place} holds no sequences to learn from: make some with `{command}`."
-                )
-        tokens, starts, firsts = (
-            [np.load(place / f"{name}.npy") for place in folders] for name in ("tokens", "starts", "firsts")
-        )
-        before = np.cumsum([0, *map(len, tokens)])  # tokens of the folders before
-        self.tokens, self.firsts = np.concatenate(tokens), np.concatenate(firsts)
-        self.starts = np.concatenate([[0], *(own[1:] + at for own, at in zip(starts, before, strict=False))])
+    def __init__(self, folder: Path, command: str):
+        if not (folder / "firsts.npy").is_file():
+            raise DiffcoderError(
+                "no_examples", f"{folder} holds no sequences to learn from: make some with `{command}`."
+            )
+        self.tokens, self.starts = np.load(folder / "tokens.npy"), np.load(folder / "starts.npy")
+        self.firsts = np.load(folder / "firsts.npy")
 
     def __len__(self) -> int:
         return len(self.firsts)

@@ -1,7 +1,7 @@
-"""`make train-smoke`: every recipe and command once, small, from source files to an engine that uses what was trained.
+"""`make train-smoke`: every shipped recipe and command once, small, from source files to an engine that uses the outcome.
 
 The corpus is this package's own source; the base is random. It proves that the parts fit and that runs get better, in a
-minute of processor time; what the recipes are worth it cannot say.
+few minutes of processor time; what the recipes are worth it cannot say.
 """
 
 from __future__ import annotations
@@ -9,39 +9,34 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
 import torch
 
-from model.checkpoints import open_checkpoint
 from model.generator import Generator
 from model.schema import FillRequest, Limits
-from model.tokens import load_tokenizer
-from training import cli, scratch, transformations, tune
-from training.edits import profile_of, sequences
-from training.examples import store
+from training import cli, scratch, tune
+from training.recipe import Kinds, load
 from training.report import log_lines
 
 PACKAGE = Path(__file__).parent
-_COMMON = (
-    "sequences = 2\nlr = 5e-3\nlr_warmup = 2\nsteps = {steps}\ndecay_steps = 8\nema = 0.5\ninfill = 0.0\n"
-)
-_DIFFUSION = (
-    'kind = "diffusion"\ncontext = 64\nmask_token = {mask}\nend_token = {end}\nnoise_warmup = 5\n' + _COMMON
-)
-RECIPES = {
-    "sdc-cpt": _DIFFUSION,
-    "ar-twin": _DIFFUSION + 'objective = "ar"\n',
-    "sdc-sft-lora": _DIFFUSION.replace("context = 64", "context = 512")
-    + 'data = "examples"\nrank = 8\nform = "int8"\nrecompute = true\n',
-    "gated": 'kind = "gated"\nrank = 8\nblocks = [3]\nlength = [40, 64]\nnoisy_rows = 48\nnoise_warmup = 5\n'
-    + "draft_vocab = 400\n"
-    + _COMMON,
-}
 STEPS = 30
+_SCHEDULE = {"sequences": 2, "lr": 5e-3, "lr_warmup": 2, "steps": STEPS, "decay_steps": 8, "ema": 0.5}
+# What a tiny model and a corpus of one language need otherwise; all else is as shipped.
+CHANGES: dict[str, dict[str, object]] = {
+    "sdc-cpt": _SCHEDULE | {"context": 64, "noise_warmup": 5},
+    "ar-twin": _SCHEDULE | {"context": 64},
+    "sdc-sft-lora": _SCHEDULE | {"context": 512, "rank": 8},
+    "gated": _SCHEDULE
+    | {"rank": 8, "chain": 16, "length": (40, 64), "noisy_rows": 48, "draft_vocab": 400, "languages": {}}
+    | {"noise_warmup": 5},
+    "team": {"rank": 8, "length": 96, "epochs": 0.4, "lr": 5e-3},
+}
 
 
 def main() -> int:
@@ -59,61 +54,99 @@ def main() -> int:
 
 
 def _run(folder: Path) -> int:
+    base, corpus, sets, repository = (folder / name for name in ("base", "corpus", "sets", "repository"))
     files = sorted(PACKAGE.glob("*.py"))
-    base, corpus, sets = folder / "base", folder / "corpus", folder / "sets"
     texts = [path.read_text("utf-8") for path in files]
     scratch.write(base, texts, vocab=600, layers=2, width=64, context=2048, seed=0)
     sets.mkdir()
     (sets / "set.jsonl").write_text(json.dumps({"prompt": "Return the sum of two numbers."}) + "\n")
-    common = ["--base", str(base), "--corpus", str(corpus), "--threads", "1"]
+    _make_repository(repository)
+    recipes = {name: _write_recipe(name, folder) for name in CHANGES}
+    common = ["--corpus", str(corpus), "--threads", "1"]
     against = ["--benchmarks", str(sets)]
-    _do(cli.main, [*common, "corpus", "--source", "ours", str(PACKAGE), "Apache-2.0", *against])
-    _do(cli.main, [*common, "decontaminate", *against])
-    edits = [
-        edit
-        for path, text in zip(files, texts, strict=True)
-        for edit in transformations.edits(path.name, text, 0)
-    ]
-    tokenizer = load_tokenizer(base)
-    store(folder / "edits", sequences(edits, profile_of(open_checkpoint(base), tokenizer), tokenizer))
-    marks, fell = scratch.marks_of(base), True
-    for name, text in RECIPES.items():
-        run, recipe = folder / name, folder / f"{name}.toml"
-        recipe.write_text(text.format(mask=marks["<|fim_pad|>"], end=marks["<|endoftext|>"], steps=STEPS))
-        more = ["--examples", str(folder / "edits")] if name == "sdc-sft-lora" else []
-        train = [*common, "train", str(recipe), "--run", str(run), *more, *against]
-        _do(cli.main, [*train, "--minutes", "0"])  # a step, then on from its checkpoint
-        _do(cli.main, [*train, "--resume"])
+
+    def train(*arguments: object, base: Path = base) -> None:
+        _do(cli.main, ["--base", str(base), *common, *map(str, arguments)])
+
+    train("corpus", "--source", "ours", PACKAGE, "Apache-2.0", *against)
+    train("decontaminate", *against)
+    train("commits", repository, folder / "edits", *against)
+    (folder / "chats.jsonl").write_text("".join(map(_chat, files, texts)), encoding="utf-8")
+    train("chat", folder / "chats.jsonl", folder / "chats", *against)
+    written = ["write", folder / "written", "--run", folder / "gated", "--recipe", recipes["gated"]]
+    train(*written, "--count", 6, "--tokens", 20, *against)
+    edits = ["--examples", folder / "edits"]
+    further: dict[str, list[object]] = {
+        "sdc-sft-lora": [*edits, "--examples", folder / "chats"],
+        "gated": ["--written", folder / "written"],
+    }
+    fell = True
+    for name, recipe in recipes.items():
+        if name == "team":
+            continue  # `tune` runs it
+        start = folder / "sdc-cpt" / "model" if name == "sdc-sft-lora" else base
+        run = ["train", recipe, "--run", folder / name, *further.get(name, ()), *against]
+        train(*run, "--minutes", 0, base=start)  # a step, then on from its checkpoint
+        train(*run, "--resume", base=start)
+        train("export", "--run", folder / name, base=start)
         figure = "loss" if name == "gated" else "bits_per_token"  # held out, where the task measures it
-        found = [line[figure] for line in log_lines(run / "log.jsonl") if figure in line]
+        found = [line[figure] for line in log_lines(folder / name / "log.jsonl") if figure in line]
         fell = fell and found[-1] < found[0]
         print(f"{name:14} {figure} {found[0]:.3f} -> {found[-1]:.3f}", flush=True)
-    gated, written = ["--run", str(folder / "gated")], str(folder / "written")
-    asked = ["--recipe", str(folder / "gated.toml"), "--count", "3", "--tokens", "20"]
-    _do(cli.main, [*common, "write", written, *gated, *asked, *against])
-    _do(cli.main, [*common, "export", *gated])
-    _do(cli.main, [*common, "evaluate", str(folder / "gated" / "adapter.safetensors"), "--held-out", written])
-    repository = folder / "repository"
-    shutil.copytree(PACKAGE, repository, ignore=shutil.ignore_patterns("__pycache__"))
-    asked = [
-        str(repository),
-        "--model",
-        str(base),
-        "--gaps",
-        "6",
-        "--threads",
-        "1",
-        "--run",
-        str(folder / "tune"),
-    ]
-    recipe = folder / "team.toml"
-    recipe.write_text('kind = "team"\nrank = 8\nlength = 96\nepochs = 0.4\n' + _COMMON.format(steps=1))
-    _do(tune.main, [*asked, "--recipe", str(recipe), "--minutes", "5"])
+        if name != "gated":
+            verify = "ar" if name == "ar-twin" else "none"
+            engine = Generator.load(str(folder / name / "model"), threads=1)
+            engine.fill(FillRequest(prefix="def main(", limits=Limits(max_tokens=4, verify=verify)))
+    train("evaluate", folder / "gated" / "adapter.safetensors", "--held-out", folder / "written")
+    asked = ["--model", base, "--run", folder / "tune", "--recipe", recipes["team"]]
+    asked += ["--gaps", 6, "--threads", 1, "--minutes", 5]
+    _do(tune.main, [str(repository), *map(str, asked)])
     engine = Generator.load(str(base), threads=1, team=folder / "tune" / "adapter.safetensors")
     engine.fill(FillRequest(prefix="def main(", limits=Limits(max_tokens=4)))
     if not fell:
         print("A run did not get better.", file=sys.stderr)
     return int(not fell)
+
+
+def _write_recipe(name: str, folder: Path) -> Path:
+    """A shipped recipe with its changes, as a file."""
+    recipe: Kinds = msgspec.structs.replace(load(name), **CHANGES[name])
+    if getattr(recipe, "form", None) == "nf4":
+        try:
+            import bitsandbytes  # noqa: F401
+        except ImportError:
+            print(f"{name}: form int8 in place of nf4, for want of bitsandbytes", flush=True)
+            recipe = msgspec.structs.replace(recipe, form="int8")
+    fields = {name: value for name, value in msgspec.to_builtins(recipe).items() if value not in (None, {})}
+    path = folder / f"{name}.toml"
+    path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))
+    return path
+
+
+def _make_repository(folder: Path) -> None:
+    """This package with a history of two commits."""
+    shutil.copytree(PACKAGE, folder, ignore=shutil.ignore_patterns("__pycache__"))
+    file = folder / "trainer.py"
+    text = file.read_text("utf-8")
+
+    def commit(text: str, message: str) -> None:
+        file.write_text(text, encoding="utf-8")
+        for words in (["add", "."], ["commit", "-q", "-m", message]):
+            subprocess.run(["git", *_AUTHOR, *words], cwd=folder, check=True)
+
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
+    commit(text.replace("LOG_STEPS = 5\n", "LOG_STEPS = 50\n"), "Begin")
+    commit(text, "Log the loss every five steps")
+
+
+_AUTHOR = ("-c", "user.name=smoke", "-c", "user.email=smoke@localhost", "-c", "commit.gpgsign=false")
+
+
+def _chat(file: Path, text: str) -> str:
+    """A line of a file of conversations: what a module is for, by its own docstring."""
+    asked = {"role": "user", "content": f"What is {file.name} for?"}
+    answer = {"role": "assistant", "content": text.split('"""')[1] if '"""' in text else "Nothing."}
+    return json.dumps({"messages": [asked, answer]}) + "\n"
 
 
 def _do(command: Callable[[list[str]], int], arguments: list[str]) -> None:
