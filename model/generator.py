@@ -83,6 +83,7 @@ class Generator:
             draft_vocab_S=loaded.draft_vocab_S,
             block_causal=self.profile.clean == "block_causal",
             aligned=self.profile.aligned,
+            verifies=self.profile.verifies,
         )
         self._ends = frozenset(
             self._id(mark) for mark in self.profile.ends if mark in self.tokens.special_ids

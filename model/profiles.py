@@ -27,7 +27,8 @@ class Profile:
     noisy rows) or "base" (no diffusion).
     `clean`: what committed tokens see. `aligned`: blocks lie at absolute multiples of `block`, otherwise they begin
     where the text begins. `mask`: the token that stands for a masked place (merged models embed it; a gated adapter
-    brings its own embedding); it is never produced.
+    brings its own embedding); it is never produced. `verifies`: a merged model's clean rows learnt to predict the next
+    token too.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Profile:
     chat: Literal["chatml", "seed", "none"] = "none"
     clean: Literal["causal", "block_causal"] = "causal"
     aligned: bool = False
+    verifies: bool = False
     begin: str | None = None
 
 
@@ -108,6 +110,7 @@ class Made(msgspec.Struct, frozen=True):
     causal: bool
     mask_token: int
     end_token: int
+    ar_weight: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 def find(name: str, architecture: str, tokens: Mapping[str, int], made: object = None) -> Profile:
@@ -139,7 +142,9 @@ def _made_from(family: Profile, tokens: Mapping[str, int], entry: object) -> Pro
     end = names[made.end_token]
     ends = (end, *(mark for mark in family.ends if mark != end))
     if not diffuses:
-        return replace(family, ends=ends, weights="base", block=1, clean="causal", aligned=False)
+        return replace(
+            family, ends=ends, weights="base", block=1, clean="causal", aligned=False, verifies=False
+        )
     return replace(
         family,
         name=f"{family.name}-diffusion",
@@ -149,6 +154,7 @@ def _made_from(family: Profile, tokens: Mapping[str, int], entry: object) -> Pro
         block=made.block,
         clean="causal" if made.causal else "block_causal",
         aligned=True,
+        verifies=made.causal and made.ar_weight > 0,
     )
 
 

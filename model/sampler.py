@@ -67,8 +67,9 @@ class Network:
     adapter brings its own. With an `adapter` (gated) the clean rows are the frozen base's and speak AR, and a noisy row
     predicts the token *after* its place, as the base's rows do: the clean row before the block says what
     stands at its first place. A merged model's noisy row predicts its own place, and its clean rows see their whole
-    block where `block_causal`. `aligned`: blocks lie at absolute multiples of `block`. `draft_vocab_S`: ids of the
-    rows of `draft_head`. `team` acts on every row, clean and noisy alike: with it, "the base" is the tuned base.
+    block where `block_causal`; where it `verifies`, they are causal and speak AR too. `aligned`: blocks lie at absolute
+    multiples of `block`. `draft_vocab_S`: ids of the rows of `draft_head`. `team` acts on every row, clean and noisy
+    alike: with it, "the base" is the tuned base.
     """
 
     decoder: Decoder
@@ -79,6 +80,7 @@ class Network:
     draft_vocab_S: Tensor | None = None
     block_causal: bool = False
     aligned: bool = False
+    verifies: bool = False
     team: LowRank | None = None
 
     @property
@@ -98,7 +100,12 @@ class Network:
     @property
     def speaks_ar(self) -> bool:
         """Whether clean rows are those of an autoregressive model."""
-        return self.adapter is not None or not self.diffuses
+        return self.adapter is not None or not self.diffuses or self.verifies
+
+    @property
+    def most_masks(self) -> int:
+        """Tokens that a masked block can draft behind the one that the clean row before it settles."""
+        return self.block - 1 + self.shift if self.diffuses else 0
 
     @torch.inference_mode()
     def forward(
@@ -290,7 +297,8 @@ def verify(
     `pending`: the prompt's last tokens, not yet in the cache (at least one). A forward holds them, the drafted tokens
     behind them, and masked blocks. Row i of the clean ones says which token follows; drafts are accepted as long as
     they agree, and the first row that disagrees still gives its token. That token is the first place of the masked
-    block behind the last accepted draft, if `plan` put one there: its rows draft the tokens after it.
+    block behind the last accepted draft, if `plan` put one there: its rows draft the tokens after it. Where a row
+    predicts its own place, the block has a row more for that first place.
     """
     assert pending, "the prompt has at least one token"
     assert network.speaks_ar, "a merged model has no autoregressive rows"
@@ -299,12 +307,14 @@ def verify(
     chances: list[float] = []
     beliefs = beliefs if beliefs is not None else Beliefs(cost)
     believed = beliefs.masks
+    settled = 1 - network.shift  # rows of a block whose place the clean row before it settles
     while not run.interrupted():
         room = run.max_tokens - len(run.tokens)
-        places = max(0, min(network.block, room - 2)) if network.adapter is not None else 0
+        places = max(0, min(network.most_masks, room - 2))
         keys = cache.length
         step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean), keys)
-        blocks = [Block(len(clean) + after, [None] * step.masks) for after in step.after]
+        size = step.masks + settled
+        blocks = [Block(len(clean) + after, [None] * size) for after in step.after]
         clean_TV, noisy_BD = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
         run.forwards += 1
         accepted, going = 0, True
@@ -331,7 +341,7 @@ def verify(
         clean = [run.tokens[-1]]
         offer, chances, believed = [], [], beliefs.masks
         if accepted in step.after and step.masks:
-            start = step.after.index(accepted) * step.masks
+            start = step.after.index(accepted) * size + settled
             offer, probabilities = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
             chances = calibrated(probabilities)
             ms += len(offer) * cost.ms_per_draft

@@ -9,11 +9,12 @@ import argparse
 import gzip
 import hashlib
 import json
+import operator
 import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+from functools import partial, reduce
 from itertools import chain, islice
 from pathlib import Path
 
@@ -375,8 +376,8 @@ def train(options: argparse.Namespace) -> int:
         raise DiffcoderError(
             "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
         )
-    first, *more = options.examples or [None]
-    examples = Examples(first, "diffcoder train commits", *more) if first else None
+    parts = [Examples(folder, "diffcoder train commits") for folder in options.examples or ()]
+    examples = reduce(operator.add, parts) if parts else None
     marks = _marks(options.base)
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None

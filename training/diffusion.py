@@ -29,9 +29,9 @@ from training import layouts
 from training.attention import attention, next_token, noisy_and_clean
 from training.corpus import Corpus
 from training.examples import Examples
-from training.files import averages, write_atomically
+from training.files import write_atomically
 from training.gated import as_ids, checkpoint_sha256
-from training.models import write_model
+from training.models import averages, write_model
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
@@ -208,9 +208,8 @@ def _write_model(
     found = {
         part: value[rows] for name, value in weights.items() for part, rows in _parts(checkpoint.config, name)
     }
-    made = {
-        field: getattr(recipe, field) for field in ("objective", "block", "causal", "mask_token", "end_token")
-    }
+    fields = ("objective", "block", "causal", "ar_weight", "mask_token", "end_token")
+    made = {field: getattr(recipe, field) for field in fields}
     write_model(
         run / "model",
         checkpoint,

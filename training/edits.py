@@ -63,12 +63,11 @@ def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | N
 
 def ids_of(pieces: Iterable[layout.Piece], tokenizer: Tokenizer) -> list[int]:
     """The ids of a prompt's pieces."""
+    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
     return [
         id
         for piece in pieces
-        for id in (
-            [tokenizer.token_to_id(piece.name)] if isinstance(piece, Mark) else encode_text(tokenizer, piece)
-        )
+        for id in ([marks[piece.name]] if isinstance(piece, Mark) else encode_text(tokenizer, piece))
     ]
 
 

@@ -6,6 +6,7 @@ The folder holds `tokens.npy` (all ids in a row), `starts.npy` (where each seque
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -35,6 +36,14 @@ class Examples:
 
     def __iter__(self) -> Iterator[Sequence]:
         return (self[index] for index in range(len(self)))
+
+    def __add__(self, other: Examples) -> Examples:
+        """The sequences of both."""
+        both = copy.copy(self)
+        both.tokens = np.concatenate([self.tokens, other.tokens])
+        both.starts = np.concatenate([self.starts, other.starts[1:] + len(self.tokens)])
+        both.firsts = np.concatenate([self.firsts, other.firsts])
+        return both
 
     def draw(self, rng: np.random.Generator) -> Sequence:
         return self[int(rng.integers(len(self)))]

@@ -19,14 +19,21 @@ import msgspec
 import torch
 
 from model.generator import Generator
-from model.schema import FillRequest, Limits
+from model.schema import FillRequest, Limits, Verify
 from training import cli, scratch, tune
 from training.recipe import Kinds, load
 from training.report import log_lines
 
 PACKAGE = Path(__file__).parent
 STEPS = 30
-_SCHEDULE = {"sequences": 2, "lr": 5e-3, "lr_warmup": 2, "steps": STEPS, "decay_steps": 8, "ema": 0.5}
+_SCHEDULE: dict[str, object] = {
+    "sequences": 2,
+    "lr": 5e-3,
+    "lr_warmup": 2,
+    "steps": STEPS,
+    "decay_steps": 8,
+    "ema": 0.5,
+}
 # What a tiny model and a corpus of one language need otherwise; all else is as shipped.
 CHANGES: dict[str, dict[str, object]] = {
     "sdc-cpt": _SCHEDULE | {"context": 64, "noise_warmup": 5},
@@ -94,7 +101,7 @@ def _run(folder: Path) -> int:
         fell = fell and found[-1] < found[0]
         print(f"{name:14} {figure} {found[0]:.3f} -> {found[-1]:.3f}", flush=True)
         if name != "gated":
-            verify = "ar" if name == "ar-twin" else "none"
+            verify: Verify = "ar" if name == "ar-twin" else "none"
             engine = Generator.load(str(folder / name / "model"), threads=1)
             engine.fill(FillRequest(prefix="def main(", limits=Limits(max_tokens=4, verify=verify)))
     train("evaluate", folder / "gated" / "adapter.safetensors", "--held-out", folder / "written")

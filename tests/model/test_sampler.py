@@ -51,7 +51,9 @@ def test_denoise_equals_the_plain_sampler(kind: str, rule: UnmaskRule) -> None:
         assert run.stop_reason == ("budget" if len(wanted) == budget else "end_token")
 
 
-@pytest.mark.parametrize("kind", ["base", "base+team", "gated", "gated-small", "gated-chain+team"])
+@pytest.mark.parametrize(
+    "kind", ["base", "base+team", "gated", "gated-small", "gated-chain+team", "merged-ar"]
+)
 @pytest.mark.parametrize("cost", [FLAT, STEEP], ids=["flat", "steep"])
 def test_verify_equals_plain_autoregression(kind: str, cost: object) -> None:
     rng = random.Random(kind)

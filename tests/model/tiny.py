@@ -102,7 +102,7 @@ def adapter(c: Config, seed: int, *, chained: bool = False) -> Adapter:
 
 def network(kind: str, block: int, seed: int) -> Network:
     """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), gated-chain (that, and rows are told
-    their own tokens), merged (block-causal, aligned), merged-causal; and any of these `+team`."""
+    their own tokens), merged (block-causal, aligned), merged-causal, merged-ar; and any of these `+team`."""
     c = config()
     if kind.endswith("+team"):
         return replace(network(kind.removesuffix("+team"), block, seed), team=TeamAdapter(pairs(c, seed + 2)))
@@ -110,7 +110,14 @@ def network(kind: str, block: int, seed: int) -> Network:
     if kind == "base":
         return Network(d)
     if kind.startswith("merged"):
-        return Network(d, block=block, mask_id=MASK, block_causal=kind == "merged", aligned=True)
+        return Network(
+            d,
+            block=block,
+            mask_id=MASK,
+            block_causal=kind == "merged",
+            aligned=True,
+            verifies=kind == "merged-ar",
+        )
     if kind == "gated":
         return Network(d, block=block, mask_id=MASK, adapter=adapter(c, seed + 1))
     vocab = torch.tensor([id for id in range(VOCAB) if id % 3 or id == END])

@@ -132,7 +132,7 @@ def test_folders_of_examples_are_learnt_together(tmp_path: Path) -> None:
     parts = [[Sequence(np.arange(n + 3), n) for n in range(start, start + 4)] for start in (0, 7)]
     for name, part in zip("ab", parts, strict=True):
         store(tmp_path / name, part)
-    together = Examples(tmp_path / "a", "x", tmp_path / "b")
+    together = Examples(tmp_path / "a", "x") + Examples(tmp_path / "b", "x")
     assert [(e.ids.tolist(), e.first) for e in together] == [
         (e.ids.tolist(), e.first) for part in parts for e in part
     ]
