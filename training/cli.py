@@ -355,7 +355,7 @@ def train(options: argparse.Namespace) -> int:
     if isinstance(recipe, Gated):
         written = Examples(options.written, "diffcoder train write") if options.written else None
         held_out = held_out_set(corpus, options.held_out, marks)
-        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start, marks)
+        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start, marks, examples)
     elif isinstance(recipe, Team):
         task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
     else:

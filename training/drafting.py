@@ -32,7 +32,8 @@ from training.trainer import Loss
 
 
 class Drafting:
-    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some.
+    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some; `edits`:
+    the same of edits.
 
     `start`: an adapter file whose weights a new run begins with, in place of random ones.
     """
@@ -47,18 +48,17 @@ class Drafting:
         written: Examples | None = None,
         start: Path | None = None,
         marks: layouts.Marks | None = None,
+        edits: Examples | None = None,
     ):
-        if recipe.generated and written is None:
-            raise DiffcoderError(
-                "no_continuations",
-                "The recipe wants continuations of the base: make them with the `write` command.",
-            )
         layouts.require_marks(recipe.infill, marks)
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
-        self.marks = marks
-        if recipe.generated and written is not None and not any(map(self._holds_a_block, written)):
+        self.marks, self.edits = marks, edits
+        self._require("no_continuations", "continuations of the base", "written", recipe.generated, written)
+        self._require("no_examples", "edits", "examples", recipe.edits, edits)
+        if edits is not None and not recipe.edits:
             raise DiffcoderError(
-                "no_continuations", "Every continuation of the base is too short to learn from: make others."
+                "bad_recipe",
+                "The recipe learns no edits: set edits in it to a share, or leave out --examples.",
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
@@ -78,6 +78,18 @@ class Drafting:
         if start is not None:
             load_adapter(self.model, start)
         self.parameters = self.model.parameters
+
+    def _require(self, code: str, what: str, option: str, share: float, given: Examples | None) -> None:
+        """Refuse a share of sequences that there are none of."""
+        if share and given is None:
+            command = "write" if option == "written" else "commits"
+            raise DiffcoderError(
+                code,
+                f"The recipe wants {what}: make some with `diffcoder train {command}` and name their folder with"
+                f" --{option}.",
+            )
+        if share and given is not None and not any(map(self._holds_a_block, given)):
+            raise DiffcoderError(code, f"All {what} in --{option} are too short to learn from: make others.")
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         """Of `together` sequences in one pass: a pass over the base's weights costs as much as many rows."""
@@ -151,8 +163,12 @@ class Drafting:
 
     def _draw(self, rng: np.random.Generator) -> layouts.Sequence:
         recipe = self.recipe
-        if self.written is not None and rng.random() < recipe.generated:
-            return self.written.draw(rng)
+        if self.written is not None or self.edits is not None:
+            kind = rng.random()
+            if self.written is not None and kind < recipe.generated:
+                return self.written.draw(rng)
+            if self.edits is not None and kind < recipe.generated + recipe.edits:
+                return self.edits.draw(rng)
         length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
         documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
         document = self.corpus.document(int(rng.choice(documents)))

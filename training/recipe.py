@@ -82,6 +82,8 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
     generated: Share = 0.0
     """Share of sequences that the base wrote itself (`continuations.py`)."""
+    edits: Share = 0.0
+    """Share of sequences that are edits, in the engine's prompt (`edits.py`); blocks lie in the answer alone."""
     partial: Share = 0.15
     """Share of partly masked blocks."""
     first_weight: Factor = 0.3
@@ -183,6 +185,8 @@ def load(name: str) -> Kinds:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: length is shortest, longest.")
     if isinstance(recipe, Gated) and recipe.languages and not sum(recipe.languages.values()):
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: languages have no share at all.")
+    if isinstance(recipe, Gated) and recipe.generated + recipe.edits > 1:
+        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: generated and edits exceed 1.")
     if isinstance(recipe, Diffusion) and recipe.ar_weight and not recipe.causal:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: ar_weight needs causal = true.")
     if isinstance(recipe, Diffusion) and recipe.form != "fp32" and not recipe.rank:

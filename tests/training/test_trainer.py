@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from model.schema import DiffcoderError
 from training.corpus import Corpus
 from training.drafting import Drafting, export_checkpoint
+from training.examples import Examples, store
 from training.layouts import Sequence
 from training.progress import HeldOut
 from training.recipe import RECIPES, Gated, load
@@ -47,10 +48,17 @@ def corpus(tmp_path_factory):
     return Corpus(folder)
 
 
-def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False):
+def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False, **further):
     ids = np.asarray(corpus.document(0)[:60], dtype=np.int64)
     held_out = HeldOut([Sequence(ids, 8)], [Sequence(ids, 30)])
-    return Trainer(recipe, Drafting(recipe, tiny_base, corpus, run, held_out), run, resume)
+    return Trainer(recipe, Drafting(recipe, tiny_base, corpus, run, held_out, **further), run, resume)
+
+
+@pytest.fixture
+def edits(tmp_path):
+    """Prompts of 50 tokens, answers of 10."""
+    store(tmp_path / "edits", [Sequence((start + np.arange(60)) % 250, 49) for start in range(0, 200, 10)])
+    return Examples(tmp_path / "edits", "x")
 
 
 def checkpoint(run):
@@ -68,6 +76,49 @@ def test_a_run_stopped_after_every_step_equals_one_that_was_not(tiny_base, corpu
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert np.array_equal(value.numpy(), parts[name].numpy()), name
+
+
+def test_of_an_edit_the_answer_alone_is_learnt(tiny_base, corpus, edits, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, edits=1.0, blocks=(3,))
+    task = Drafting(recipe, tiny_base, corpus, tmp_path / "run", HeldOut([], []), edits=edits)
+    loss = task.loss(np.random.default_rng(0), 0, 0)
+    assert loss.rows == 3 * (60 - 49 - 3 - 1)  # anchors from `first` to where a block and its shift still fit
+    loss.total.backward()
+    assert task.parameters["layers.0.q.lora_B"].grad.norm() > 0
+
+
+def test_shares_of_edits_and_continuations_are_those_of_the_recipe(tiny_base, corpus, edits, tmp_path):
+    store(tmp_path / "written", [Sequence(np.arange(40), 20)])
+    written = Examples(tmp_path / "written", "x")
+    recipe = msgspec.structs.replace(RECIPE, generated=0.5, edits=0.3)
+    task = Drafting(recipe, tiny_base, corpus, tmp_path / "run", HeldOut([], []), written, edits=edits)
+    rng = np.random.default_rng(0)
+    firsts = np.array([task._draw(rng).first for _ in range(2000)])
+    assert [np.mean(firsts == first) for first in (20, 49, 8)] == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
+
+
+def test_a_run_with_edits_resumes_to_the_bit(tiny_base, corpus, edits, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, edits=0.5)
+    trainer(tiny_base, corpus, tmp_path / "whole", recipe, edits=edits).train(minutes=60)
+    for step in range(recipe.steps):
+        trainer(tiny_base, corpus, tmp_path / "parts", recipe, step > 0, edits=edits).train(minutes=0)
+    whole, facts = checkpoint(tmp_path / "whole")
+    parts, part_facts = checkpoint(tmp_path / "parts")
+    assert facts["rows"] == part_facts["rows"]
+    assert all(np.array_equal(value.numpy(), parts[name].numpy()) for name, value in whole.items())
+
+
+def test_edits_are_learnt_where_the_recipe_and_the_command_both_say_so(tiny_base, corpus, edits, tmp_path):
+    with_edits = msgspec.structs.replace(RECIPE, edits=0.1)
+    with pytest.raises(DiffcoderError, match=r"commits.*--examples"):
+        trainer(tiny_base, corpus, tmp_path / "run", with_edits)
+    with pytest.raises(DiffcoderError, match="set edits in it"):
+        trainer(tiny_base, corpus, tmp_path / "run", edits=edits)
+    with pytest.raises(DiffcoderError, match=r"write.*--written"):
+        trainer(tiny_base, corpus, tmp_path / "run", msgspec.structs.replace(RECIPE, generated=0.5))
+    store(tmp_path / "short", [Sequence(np.arange(50), 48)])
+    with pytest.raises(DiffcoderError, match="too short to learn from"):
+        trainer(tiny_base, corpus, tmp_path / "run", with_edits, edits=Examples(tmp_path / "short", "x"))
 
 
 def test_the_adapter_of_a_checkpoint_is_the_one_that_the_run_exported(tiny_base, corpus, tmp_path):
@@ -174,6 +225,7 @@ def test_an_adapter_to_start_from_is_for_this_base_and_recipe(tiny_base, corpus,
         'kind = "gated"\nblocks = []\n',
         'kind = "gated"\nlength = [320, 128]\n',
         'kind = "gated"\nlanguages = {python = 0}\n',
+        'kind = "gated"\ngenerated = 0.6\nedits = 0.5\n',
         'kind = "team"\nlr = -1.0\n',
         'kind = "diffusion"\nblock = 0\n',
         'kind = "diffusion"\ninfill = 2.0\n',
