@@ -30,6 +30,8 @@ from training.progress import HeldOut, measure
 from training.recipe import Gated, Kinds
 from training.trainer import Loss
 
+_DRAWS = 10_000  # of a sequence that holds a block, before the search is given up
+
 
 class Drafting:
     """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some; `edits`:
@@ -154,9 +156,14 @@ class Drafting:
         )
 
     def _draw_whole(self, rng: np.random.Generator) -> layouts.Sequence:
-        while not self._holds_a_block(sequence := self._draw(rng)):
-            pass  # the base ended its continuation at once
-        return sequence
+        for _ in range(_DRAWS):
+            if self._holds_a_block(sequence := self._draw(rng)):
+                return sequence  # else a file or an answer ended at once
+        raise DiffcoderError(
+            "too_short",
+            f"Of {_DRAWS} sequences none was long enough for a block of {max(self.recipe.blocks)}: add longer files,"
+            " or make the recipe's blocks smaller.",
+        )
 
     def _holds_a_block(self, sequence: layouts.Sequence) -> bool:
         return len(sequence.ids) - sequence.first > max(self.recipe.blocks) + self.recipe.shift
@@ -173,7 +180,7 @@ class Drafting:
         documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
         document = self.corpus.document(int(rng.choice(documents)))
         if rng.random() < recipe.infill and self.marks is not None:
-            return layouts.infill(rng, document, length, self.marks, ends=4)
+            return layouts.infill(rng, document, length, self.marks, ends=layouts.ENDS)
         return layouts.left_to_right(rng, document, length)
 
     def measure(self) -> dict[str, object]:

@@ -108,6 +108,23 @@ def test_what_is_missing_or_does_not_fit_is_said_in_a_sentence(
     assert run(made, "evaluate", adapter) == 0  # the corpus and the run are as they were
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "0", "train", "gated"],
+        ["write", "folder", "--run", "run", "--count", "0"],
+        ["write", "folder", "--run", "run", "--tokens", "-3"],
+        ["write", "folder", "--run", "run", "--seed", "-1"],
+        ["evaluate", "file", "--files", "none"],
+        ["corpus", "--most", "0"],
+    ],
+)
+def test_counts_are_whole_and_positive(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "no whole number of" in capsys.readouterr().err
+
+
 def test_common_options_may_stand_anywhere(made: Path, tmp_path: Path) -> None:
     common = ["--base", str(made / "base"), "--corpus", str(made / "corpus"), "--threads", "1"]
     recipe, further = str(made / "gated.toml"), ["--minutes", "0", *sets(made)]

@@ -12,7 +12,7 @@ from model.schema import DiffcoderError
 from training import corpus as corpora
 from training.corpus import Corpus, Source, walk
 from training.decontamination import benchmark_ngrams, ngrams, require_clean, sets
-from training.layouts import QWEN, infill, left_to_right
+from training.layouts import ENDS, QWEN, infill, least_learnt, left_to_right
 from training.scrubbing import scrub
 from training.sources import discover, permissive
 
@@ -307,3 +307,12 @@ def test_left_to_right_is_a_window_of_the_document():
         starts.add(int(ids[0]))
     assert 0 in starts
     assert max(starts) > 400
+
+
+@pytest.mark.parametrize("length", [12, 20, 21, 37, 50, 100])
+def test_the_least_that_a_sequence_leaves_to_learn_from_is_what_is_drawn(length):
+    rng, document = np.random.default_rng(0), np.arange(1000)
+    infilled = [infill(rng, document[:length], length, QWEN, ends=ENDS) for _ in range(800)]
+    whole = [s for s in infilled if len(s.ids) == length]
+    assert min(len(s.ids) - s.first for s in whole) == least_learnt(length, ENDS)
+    assert length - left_to_right(rng, document, length).first == least_learnt(length, None)

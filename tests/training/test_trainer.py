@@ -224,7 +224,17 @@ def test_an_adapter_to_start_from_is_for_this_base_and_recipe(tiny_base, corpus,
         'kind = "gated"\nsequences = 0\n',
         'kind = "gated"\nblocks = []\n',
         'kind = "gated"\nlength = [320, 128]\n',
+        'kind = "gated"\nlength = [5, 8]\nblocks = [30]\ninfill = 0.0\n',
+        'kind = "gated"\nlength = [38, 60]\nblocks = [20]\n',  # room left to right, none in the infill layout
+        'kind = "gated"\nnoisy_rows = 4\nblocks = [8]\n',
+        'kind = "gated"\nblocks = [1]\n',
         'kind = "gated"\nlanguages = {python = 0}\n',
+        'kind = "gated"\nlanguages = {python = inf}\n',
+        'kind = "gated"\nbetas = [1.5, 2.0]\n',
+        'kind = "gated"\nlr = inf\n',
+        'kind = "gated"\nlr = nan\n',
+        'kind = "team"\nlength = 1\n',
+        'kind = "team"\nnoisy_rows = 2\n',
         'kind = "gated"\ngenerated = 0.6\nedits = 0.5\n',
         'kind = "team"\nlr = -1.0\n',
         'kind = "diffusion"\nblock = 0\n',
@@ -237,6 +247,12 @@ def test_values_that_make_no_sense_are_said_in_a_sentence(tmp_path, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DiffcoderError, match=r"mine\.toml cannot be used"):
         load(str(path))
+
+
+def test_a_corpus_of_which_nothing_holds_a_block_ends_in_a_sentence(tiny_base, corpus, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, blocks=(150,), noisy_rows=150, length=(200, 200))
+    with pytest.raises(DiffcoderError, match="none was long enough for a block of 150"):
+        trainer(tiny_base, corpus, tmp_path / "run", recipe).train(minutes=60)
 
 
 def test_a_full_disk_keeps_the_last_good_file(tmp_path):
