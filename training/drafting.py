@@ -22,13 +22,14 @@ from model.schema import DiffcoderError
 from training import layouts, objective
 from training.corpus import Corpus
 from training.examples import Examples
-from training.files import write_atomically
+from training.files import reading, save_array, write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
 from training.noise import rate_ceiling
 from training.noisy_blocks import Noisy
+from training.parallel import World
 from training.progress import HeldOut, measure
 from training.recipe import Gated, Kinds
-from training.trainer import Loss
+from training.trainer import AGAIN, REWRITTEN, Loss
 
 _DRAWS = 10_000  # of a sequence that holds a block, before the search is given up
 
@@ -51,6 +52,7 @@ class Drafting:
         start: Path | None = None,
         marks: layouts.Marks | None = None,
         edits: Examples | None = None,
+        world: World | None = None,
     ):
         layouts.require_marks(recipe.infill, marks)
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
@@ -67,7 +69,7 @@ class Drafting:
         known_S = None
         if start is not None:
             known_S = read_adapter(start, open_checkpoint(base).config, self.base_sha256).draft_vocab_S
-        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, known_S)
+        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, known_S, world)
         self.model = GatedModel(
             base,
             rank=recipe.rank,
@@ -210,19 +212,20 @@ def export_checkpoint(base: Path, run: Path) -> Path:
     path = run / "checkpoint.safetensors"
     if not path.is_file():
         raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
-    recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Kinds)
+    with reading(run / "recipe.json", REWRITTEN):
+        recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Kinds)
     if not isinstance(recipe, Gated):
         raise DiffcoderError(
             "bad_run", f"{run} trains no drafter: what it made is exported whenever it is measured."
         )
-    with safe_open(path, "pt") as file:
+    with reading(path, AGAIN), safe_open(path, "pt") as file:
         facts, base_sha256 = file.metadata(), checkpoint_sha256(base)
         if facts.get("base_sha256", base_sha256) != base_sha256:
             raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
         step, rows = (int(facts[key]) for key in ("step", "rows"))
         names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
         weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
-    vocab_S = as_ids(np.load(run / "draft_vocab.npy"))
+    vocab_S = _known_vocabulary(run)
     return export_adapter(recipe, base_sha256, vocab_S, run, weights, {"step": step, "rows": rows})
 
 
@@ -239,21 +242,33 @@ def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray
     return np.array(list(wanted.values())) / sum(wanted.values()), documents
 
 
-def draft_vocabulary(corpus: Corpus, size: int, run: Path, known_S: Tensor | None = None) -> Tensor:
+def draft_vocabulary(
+    corpus: Corpus, size: int, run: Path, known_S: Tensor | None = None, world: World | None = None
+) -> Tensor:
     """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent; of
     equally frequent ones those of `known_S` first.
 
     Written to the run folder once, so that a corpus that has grown changes nothing for a run.
     """
+    world = world or World()
+    if world.leads and not (run / "draft_vocab.npy").is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        save_array(run / "draft_vocab.npy", _most_frequent(corpus, size, known_S))
+    world.wait()
+    return _known_vocabulary(run)
+
+
+def _known_vocabulary(run: Path) -> Tensor:
+    """What `draft_vocabulary` wrote."""
     path = run / "draft_vocab.npy"
-    if path.is_file():
+    with reading(path, AGAIN):
         return as_ids(np.load(path))
-    run.mkdir(parents=True, exist_ok=True)
+
+
+def _most_frequent(corpus: Corpus, size: int, known_S: Tensor | None) -> np.ndarray:
     vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
     counts = corpus.frequencies(vocab["size"]).astype(np.float64)
     if known_S is not None:
         counts[known_S.numpy()] += 0.5  # less than an occurrence
     counts[vocab["always"]] = counts.max() + 1
-    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
-    np.save(path, ids)
-    return as_ids(ids)
+    return np.sort(np.argsort(-counts, kind="stable")[:size])

@@ -78,7 +78,7 @@ def turned(rng: np.random.Generator, window: Ids, most: int, marks: Marks, ends:
 
 
 def least_learnt(length: int, ends: int | None) -> int:
-    """Tokens from `first` on, at least, of a sequence as long as was asked for: left to right or, with `ends`, infilled."""
+    """Tokens from `first` on, at least, of a sequence as long as asked for: left to right, or infilled with `ends`."""
     if ends is None:
         return length - _FIRST
     after = min(max(9, length // 3) - 1, (length - 3 - ends) // 3)

@@ -176,10 +176,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(tiny_base, 
     broken = trainer(tiny_base, corpus, run, resume=True)
     loss = broken.task.loss
     broken.task.loss = lambda *drawn: loss(*drawn)._replace(total=loss(*drawn).total * float("inf"))
-    with pytest.raises(DiffcoderError, match=r"step 1; the last good checkpoint .* lower lr"):
+    with pytest.raises(DiffcoderError, match=r"step 1; the weights before it are kept .* lower lr"):
         broken.train(minutes=60)
     after, _ = checkpoint(run)
     assert all(np.array_equal(value.numpy(), after[name].numpy()) for name, value in before.items())
+
+
+def breaking_at(step, made):
+    """The run with a loss that is no number at that step and ever after it."""
+    loss = made.task.loss
+
+    def breaking(rng, at, number):
+        found = loss(rng, at, number)
+        return found._replace(total=found.total * (float("inf") if at >= step else 1.0))
+
+    made.task.loss = breaking
+    return made
+
+
+def test_where_nothing_is_saved_yet_the_weights_before_the_failure_are_kept(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(DiffcoderError, match=r"at step 0, with nothing saved"):
+        breaking_at(0, trainer(tiny_base, corpus, run)).train(minutes=60)
+    assert not (run / "checkpoint.safetensors").exists()
+    with pytest.raises(DiffcoderError, match=r"at step 3; the weights before it .* another folder"):
+        breaking_at(3, trainer(tiny_base, corpus, run)).train(minutes=60)
+    for step in range(3):
+        trainer(tiny_base, corpus, tmp_path / "good", resume=step > 0).train(minutes=0)
+    (kept, facts), (good, _) = checkpoint(run), checkpoint(tmp_path / "good")
+    assert facts["step"] == "3"
+    assert all(np.array_equal(value.numpy(), kept[name].numpy()) for name, value in good.items())
+    assert export_checkpoint(tiny_base, run).is_file()
+
+
+def test_a_checkpoint_is_not_replaced_by_weights_that_would_fail_again(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    with pytest.raises(DiffcoderError, match=r"at step 3; the last good checkpoint, of step 1, .*--resume"):
+        breaking_at(3, trainer(tiny_base, corpus, run, resume=True)).train(minutes=60)
+    assert checkpoint(run)[1]["step"] == "1"
 
 
 def test_a_run_goes_on_with_its_own_base_and_shapes_alone(tiny_base, corpus, tmp_path):
@@ -253,6 +288,26 @@ def test_a_corpus_of_which_nothing_holds_a_block_ends_in_a_sentence(tiny_base, c
     recipe = msgspec.structs.replace(RECIPE, blocks=(150,), noisy_rows=150, length=(200, 200))
     with pytest.raises(DiffcoderError, match="none was long enough for a block of 150"):
         trainer(tiny_base, corpus, tmp_path / "run", recipe).train(minutes=60)
+
+
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    for name, way in (
+        ("checkpoint.safetensors", "put a copy in its place"),
+        ("draft_vocab.npy", "put a copy in its place"),
+        ("recipe.json", "remove it, and --resume writes it anew"),
+    ):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
+            trainer(tiny_base, corpus, run, resume=True)
+        with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
+            export_checkpoint(tiny_base, run)
+        (run / name).write_bytes(whole)
+    (run / "recipe.json").unlink()
+    trainer(tiny_base, corpus, run, resume=True).train(minutes=0)
+    assert export_checkpoint(tiny_base, run).is_file()
 
 
 def test_a_full_disk_keeps_the_last_good_file(tmp_path):
