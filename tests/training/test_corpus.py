@@ -12,6 +12,7 @@ from model.schema import DiffcoderError
 from training import corpus as corpora
 from training.corpus import Corpus, Source, walk
 from training.decontamination import benchmark_ngrams, ngrams, require_clean, sets
+from training.duplicates import Duplicates
 from training.layouts import ENDS, QWEN, infill, least_learnt, left_to_right
 from training.scrubbing import scrub
 from training.sources import discover, permissive
@@ -78,6 +79,15 @@ def test_every_kind_of_unwanted_file_is_counted_by_its_reason(tmp_path):
         "shares 13 words with a benchmark": 1,
         "unreadable or not text": 1,
     }
+
+
+def test_what_one_walk_let_in_is_a_duplicate_in_the_next_of_the_same_corpus(tmp_path):
+    for n in range(4):
+        put(tmp_path, f"f{n}.py", different(n))
+    left_out, duplicates, source = Counter(), Duplicates(), Source("s", tmp_path, "MIT")
+    assert len(list(walk([source], clean, left_out, duplicates=duplicates))) == 4
+    assert not list(walk([source], clean, left_out, most=9, duplicates=duplicates))
+    assert left_out["exact duplicate"] == 4
 
 
 def test_most_files_of_a_source_is_a_choice_that_repeats(tmp_path):
