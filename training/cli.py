@@ -24,7 +24,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from model import store
+from model import loading, store
 from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
@@ -35,12 +35,13 @@ from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary, export_checkpoint
+from training.duplicates import Duplicates
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
 from training.gated import GatedModel, checkpoint_sha256, load_adapter
 from training.parallel import join
-from training.progress import HeldOut, measure
+from training.progress import HeldOut, hits, with_intervals
 from training.recipe import Diffusion, Gated, Team, load
 from training.sources import discover
 from training.team import TeamTask
@@ -180,9 +181,10 @@ def make_corpus(options: argparse.Namespace) -> None:
         },
     }
     contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
+    duplicates = Duplicates()
     documents = chain(
-        corpora.walk(sources, contaminated, left_out),
-        corpora.walk(packages, contaminated, left_out, most=options.most),
+        corpora.walk(sources, contaminated, left_out, duplicates=duplicates),
+        corpora.walk(packages, contaminated, left_out, most=options.most, duplicates=duplicates),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
     facts = json.loads((options.corpus / "corpus.json").read_text("utf-8"))
@@ -222,7 +224,7 @@ def write(options: argparse.Namespace) -> None:
     sequences, written = [], 0
     benchmarks = [] if options.humaneval else sets(options.benchmarks)
     grams = benchmark_ngrams(benchmarks)
-    decode = _decoder(options.base)
+    decode, digest = _decoder(options.base), _digest_of(load_tokenizer(open_checkpoint(options.base)))
     prompts.sort(key=len)
     # In any order of batches, so that who stops it has prompts of all lengths.
     for start in rng.permutation(range(0, len(prompts), 48)).tolist():
@@ -231,7 +233,7 @@ def write(options: argparse.Namespace) -> None:
         sequences += [made for made in batch if not shares(grams, decode(made.ids.tolist()))]
         print(f"{written} of {len(prompts)}, {written - len(sequences)} left out", flush=True)
         if sequences:
-            store_examples(options.folder, sequences)
+            store_examples(options.folder, sequences, digest)
     if sequences and not options.humaneval:
         remember(options.folder, benchmarks)
 
@@ -250,6 +252,24 @@ def corpus_of(options: argparse.Namespace) -> corpora.Corpus:
     return corpus
 
 
+def examples_of(options: argparse.Namespace, folder: Path | None, command: str) -> Examples | None:
+    """The sequences of a folder that is named, if their ids are those of the base's tokenizer."""
+    if folder is None:
+        return None
+    examples, checkpoint = Examples(folder, f"diffcoder train {command}"), open_checkpoint(options.base)
+    if examples.tokenizer is None:  # an older folder, which does not say
+        fits = examples.tokens.max(initial=0) < checkpoint.config.vocab
+    else:
+        fits = examples.tokenizer == _digest_of(load_tokenizer(checkpoint))
+    if not fits:
+        raise DiffcoderError(
+            "other_examples",
+            f"{folder} was made with another tokenizer than {options.base}'s: make one for this base with"
+            f" `diffcoder train {command}`.",
+        )
+    return examples
+
+
 def _digest_of(tokenizer: Tokenizer) -> str:
     vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
@@ -257,7 +277,7 @@ def _digest_of(tokenizer: Tokenizer) -> str:
 
 def held_out_set(
     corpus: corpora.Corpus,
-    written: Path | None,
+    written: Examples | None,
     marks: layouts.Marks | None,
     languages: Iterable[str] = (),
     files: int = 12,
@@ -273,8 +293,7 @@ def held_out_set(
             if index % 2 and marks is not None
             else layouts.left_to_right(rng, ids, 256)
         )
-    continued = list(Examples(written, "diffcoder train write")) if written else []
-    return HeldOut(text, [s for s in continued if len(s.ids) - s.first > 12][::2])
+    return HeldOut(text, [s for s in written or () if len(s.ids) - s.first > 12][::2])
 
 
 def decontaminate(options: argparse.Namespace) -> None:
@@ -343,7 +362,7 @@ def mine_commits(options: argparse.Namespace) -> None:
     examples = list(sequences(counted(chain(found, islice(made, options.most))), profile, tokenizer))
     if not examples:
         raise DiffcoderError("no_examples", f"{options.repository} gave no edit to learn from.")
-    store_examples(options.folder, examples)
+    store_examples(options.folder, examples, _digest_of(tokenizer))
     _require_clean_examples(options, options.folder)
     print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
 
@@ -352,6 +371,8 @@ def train(options: argparse.Namespace) -> int:
     recipe, corpus = load(options.recipe), corpus_of(options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
     run = options.run_folder or home() / "runs" / Path(options.recipe).stem
+    examples = examples_of(options, options.examples, "commits")
+    written = examples_of(options, options.written, "write")
     if world.leads:
         _require_clean(options, corpus)
     task: Task
@@ -359,14 +380,14 @@ def train(options: argparse.Namespace) -> int:
         raise DiffcoderError(
             "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
         )
-    examples = Examples(options.examples, "diffcoder train commits") if options.examples else None
     marks = _marks(options.base)
     if isinstance(recipe, Gated):
-        written = Examples(options.written, "diffcoder train write") if options.written else None
-        held_out = held_out_set(corpus, options.held_out, marks)
-        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start, marks, examples)
+        held_out = held_out_set(corpus, examples_of(options, options.held_out, "write"), marks)
+        task = Drafting(
+            recipe, options.base, corpus, run, held_out, written, options.start, marks, examples, world
+        )
     elif isinstance(recipe, Team):
-        task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
+        task = TeamTask(recipe, options.base, corpus, marks, _drafting(options.base), examples)
     else:
         recipe = _with_tokens(recipe, options.base)
         task = DiffusionTask(recipe, options.base, corpus, examples, world, marks)
@@ -377,6 +398,15 @@ def train(options: argparse.Namespace) -> int:
         print(f"Stopped at step {trainer.step}; --resume goes on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _drafting(base: Path) -> Path | None:
+    """The drafting adapter that comes with diffcoder, if it is this base's."""
+    adapter = loading.shipped_adapter("default")
+    if adapter is None:
+        return None
+    with safe_open(adapter, "pt") as file:
+        return adapter if file.metadata().get("base_sha256") == checkpoint_sha256(base) else None
 
 
 def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
@@ -394,7 +424,7 @@ def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """A line for each language of the corpus, then one for the continuations."""
+    """A line for each language of the corpus, one for the continuations, and one for the mean over languages."""
     if not options.adapter.is_file():
         raise DiffcoderError("no_adapter", f"{options.adapter} is no file: name an adapter file.")
     corpus, marks = corpus_of(options), _marks(options.base)
@@ -412,12 +442,23 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     load_adapter(model, options.adapter)
     shift, held_out = int(facts["shift"]), corpus.indices(held_out=True, least=256)
+    written = examples_of(options, options.held_out, "write")
+    groups = []
     for language in sorted({corpus.records[index]["language"] for index in held_out}):
-        numbers = measure(model, held_out_set(corpus, None, marks, [language], options.files), shift)
-        print(json.dumps({"language": language} | numbers), flush=True)
-    if options.held_out:
-        written = held_out_set(corpus, options.held_out, marks).written
-        print(json.dumps({"continuations": len(written)} | measure(model, HeldOut([], written), shift)))
+        files = held_out_set(corpus, None, marks, [language], options.files)
+        groups.append(hits(model, files, shift))
+        print(json.dumps({"language": language} | with_intervals(groups[-1:])), flush=True)
+    if written is not None:
+        continued = HeldOut([], held_out_set(corpus, written, marks).written)
+        if not continued.written:
+            raise DiffcoderError(
+                "no_examples",
+                f"{options.held_out} holds no continuation of more than 12 tokens: write some with more --tokens.",
+            )
+        numbers = with_intervals([hits(model, continued, shift)])
+        print(json.dumps({"continuations": len(continued.written)} | numbers), flush=True)
+    if groups:
+        print(json.dumps({"languages": len(groups)} | with_intervals(groups)))
 
 
 if __name__ == "__main__":
