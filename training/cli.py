@@ -25,7 +25,7 @@ import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
 
-from model import store
+from model import loading, store
 from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
@@ -36,16 +36,18 @@ from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
 from training.drafting import Drafting, draft_vocabulary
+from training.duplicates import Duplicates
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
+from training.files import reading
 from training.gated import GatedModel, checkpoint_sha256, load_adapter
 from training.parallel import join
-from training.progress import HeldOut, measure
+from training.progress import HeldOut, hits, with_intervals
 from training.recipe import Diffusion, Gated, Kinds, Team, load
 from training.sources import discover
 from training.team import TeamTask
-from training.trainer import Task, Trainer
+from training.trainer import REWRITTEN, Task, Trainer
 
 
 def home() -> Path:
@@ -83,7 +85,7 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
     parser.add_argument("--corpus", type=Path, default=home() / "training" / "corpus")
-    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
     return parser
 
 
@@ -93,13 +95,13 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
     add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
     add.add_argument("--packages", action="append", type=Path, default=[], help="folder of licensed packages")
-    add.add_argument("--most", type=int, help="most files of one package; a --source is read whole")
+    add.add_argument("--most", type=positive, help="most files of one package; a --source is read whole")
     _benchmarks(add)
     add.set_defaults(run=make_corpus)
     add = commands.add_parser("commits", help="edits out of a repository's history and made from its files")
     add.add_argument("repository", type=Path)
     add.add_argument("folder", type=Path, help="where the examples go")
-    add.add_argument("--most", type=int, default=1500, help="examples of either kind (%(default)s)")
+    add.add_argument("--most", type=positive, default=1500, help="examples of either kind (%(default)s)")
     _benchmarks(add)
     add.set_defaults(run=mine_commits)
     add = commands.add_parser("chat", help="answers out of conversations, as examples to learn from")
@@ -117,9 +119,9 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add.add_argument("--humaneval", type=Path, help="prompts from this benchmark file, for evaluation only")
     add.add_argument("--recipe", default="gated")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
-    add.add_argument("--count", type=int, default=40)
-    add.add_argument("--tokens", type=int, default=64)
-    add.add_argument("--seed", type=int, default=1)
+    add.add_argument("--count", type=positive, default=40)
+    add.add_argument("--tokens", type=positive, default=64)
+    add.add_argument("--seed", type=partial(positive, least=0), default=1)
     _benchmarks(add)
     add.set_defaults(run=write)
     add = commands.add_parser("train", help="train by a recipe")
@@ -146,10 +148,19 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
-    add.add_argument("--files", type=int, default=12, help="held-out files of each language (%(default)s)")
+    add.add_argument(
+        "--files", type=positive, default=12, help="held-out files of each language (%(default)s)"
+    )
     add.set_defaults(run=evaluate)
     assert set(commands.choices) == set(COMMANDS)
     return parser
+
+
+def positive(text: str, least: int = 1) -> int:
+    """For argparse: a count."""
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number of {least} or more")
+    return int(text)
 
 
 def _benchmarks(parser: argparse.ArgumentParser) -> None:
@@ -182,9 +193,10 @@ def make_corpus(options: argparse.Namespace) -> None:
         },
     }
     contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
+    duplicates = Duplicates()
     documents = chain(
-        corpora.walk(sources, contaminated, left_out),
-        corpora.walk(packages, contaminated, left_out, most=options.most),
+        corpora.walk(sources, contaminated, left_out, duplicates=duplicates),
+        corpora.walk(packages, contaminated, left_out, most=options.most, duplicates=duplicates),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
     facts = json.loads((options.corpus / "corpus.json").read_text("utf-8"))
@@ -224,7 +236,7 @@ def write(options: argparse.Namespace) -> None:
     sequences, written = [], 0
     benchmarks = [] if options.humaneval else sets(options.benchmarks)
     grams = benchmark_ngrams(benchmarks)
-    decode = _decoder(options.base)
+    decode, digest = _decoder(options.base), _digest_of(load_tokenizer(open_checkpoint(options.base)))
     prompts.sort(key=len)
     # In any order of batches, so that who stops it has prompts of all lengths.
     for start in rng.permutation(range(0, len(prompts), 48)).tolist():
@@ -233,7 +245,7 @@ def write(options: argparse.Namespace) -> None:
         sequences += [made for made in batch if not shares(grams, decode(made.ids.tolist()))]
         print(f"{written} of {len(prompts)}, {written - len(sequences)} left out", flush=True)
         if sequences:
-            store_examples(options.folder, sequences)
+            store_examples(options.folder, sequences, digest)
     if sequences and not options.humaneval:
         remember(options.folder, benchmarks)
 
@@ -252,6 +264,24 @@ def corpus_of(options: argparse.Namespace) -> corpora.Corpus:
     return corpus
 
 
+def examples_of(options: argparse.Namespace, folder: Path | None, command: str) -> Examples | None:
+    """The sequences of a folder that is named, if their ids are those of the base's tokenizer."""
+    if folder is None:
+        return None
+    examples, checkpoint = Examples(folder, f"diffcoder train {command}"), open_checkpoint(options.base)
+    if examples.tokenizer is None:  # an older folder, which does not say
+        fits = examples.tokens.max(initial=0) < checkpoint.config.vocab
+    else:
+        fits = examples.tokenizer == _digest_of(load_tokenizer(checkpoint))
+    if not fits:
+        raise DiffcoderError(
+            "other_examples",
+            f"{folder} was made with another tokenizer than {options.base}'s: make one for this base with"
+            f" `diffcoder train {command}`.",
+        )
+    return examples
+
+
 def _digest_of(tokenizer: Tokenizer) -> str:
     vocabulary = sorted(tokenizer.get_vocab(with_added_tokens=True).items(), key=lambda item: item[1])
     return hashlib.sha256(json.dumps(vocabulary).encode()).hexdigest()
@@ -259,7 +289,7 @@ def _digest_of(tokenizer: Tokenizer) -> str:
 
 def held_out_set(
     corpus: corpora.Corpus,
-    written: Path | None,
+    written: Examples | None,
     marks: layouts.Marks | None,
     languages: Iterable[str] = (),
     files: int = 12,
@@ -275,8 +305,7 @@ def held_out_set(
             if index % 2 and marks is not None
             else layouts.left_to_right(rng, ids, 256)
         )
-    continued = list(Examples(written, "diffcoder train write")) if written else []
-    return HeldOut(text, [s for s in continued if len(s.ids) - s.first > 12][::2])
+    return HeldOut(text, [s for s in written or () if len(s.ids) - s.first > 12][::2])
 
 
 def decontaminate(options: argparse.Namespace) -> None:
@@ -346,7 +375,7 @@ def mine_commits(options: argparse.Namespace) -> None:
     examples = list(sequences(counted(chain(found, islice(made, options.most))), profile, tokenizer))
     if not examples:
         raise DiffcoderError("no_examples", f"{options.repository} gave no edit to learn from.")
-    store_examples(options.folder, examples)
+    store_examples(options.folder, examples, _digest_of(tokenizer))
     _require_clean_examples(options, options.folder)
     print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
 
@@ -360,7 +389,7 @@ def read_chats(options: argparse.Namespace) -> None:
     examples = list(chats.sequences(options.file, profile, tokenizer, contaminated, counts))
     if not examples:
         raise DiffcoderError("no_examples", f"{options.file} gave no answer to learn from.")
-    store_examples(options.folder, examples)
+    store_examples(options.folder, examples, _digest_of(tokenizer))
     _require_clean_examples(options, options.folder)
     print(json.dumps({"answers": len(examples)} | counts, indent=1))
 
@@ -369,6 +398,9 @@ def train(options: argparse.Namespace) -> int:
     recipe, corpus = load(options.recipe), corpus_of(options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
     run = options.run_folder or home() / "runs" / Path(options.recipe).stem
+    parts = [examples_of(options, folder, "commits") for folder in options.examples or ()]
+    examples = reduce(operator.add, parts) if parts else None
+    written = examples_of(options, options.written, "write")
     if world.leads:
         _require_clean(options, corpus)
     task: Task
@@ -376,15 +408,14 @@ def train(options: argparse.Namespace) -> int:
         raise DiffcoderError(
             "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
         )
-    parts = [Examples(folder, "diffcoder train commits") for folder in options.examples or ()]
-    examples = reduce(operator.add, parts) if parts else None
     marks = _marks(options.base)
     if isinstance(recipe, Gated):
-        written = Examples(options.written, "diffcoder train write") if options.written else None
-        held_out = held_out_set(corpus, options.held_out, marks)
-        task = Drafting(recipe, options.base, corpus, run, held_out, written, options.start, marks)
+        held_out = held_out_set(corpus, examples_of(options, options.held_out, "write"), marks)
+        task = Drafting(
+            recipe, options.base, corpus, run, held_out, written, options.start, marks, examples, world
+        )
     elif isinstance(recipe, Team):
-        task = TeamTask(recipe, options.base, corpus, marks, edits=examples)
+        task = TeamTask(recipe, options.base, corpus, marks, _drafting(options.base), examples)
     else:
         recipe = _with_tokens(recipe, options.base)
         task = DiffusionTask(recipe, options.base, corpus, examples, world, marks)
@@ -399,12 +430,29 @@ def train(options: argparse.Namespace) -> int:
 
 def export(options: argparse.Namespace) -> None:
     """A drafter's adapter; of a diffusion recipe the model, with low-rank weights added to their base's."""
-    base, run, recipe = options.base, options.run_folder, options.run_folder / "recipe.json"
-    made = msgspec.json.decode(recipe.read_bytes(), type=Kinds) if recipe.is_file() else None
-    if isinstance(made, Diffusion):
-        print(diffusion.export_checkpoint(made, base, run))
-    else:
-        print(drafting.export_checkpoint(base, run))
+    base, run, path = options.base, options.run_folder, options.run_folder / "recipe.json"
+    if not path.is_file():
+        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
+    with reading(path, REWRITTEN):
+        recipe = msgspec.json.decode(path.read_bytes(), type=Kinds)
+    match recipe:
+        case Diffusion():
+            print(diffusion.export_checkpoint(recipe, base, run))
+        case Gated():
+            print(drafting.export_checkpoint(recipe, base, run))
+        case Team():
+            raise DiffcoderError(
+                "bad_run", f"{run} trains no drafter: what it made is exported whenever it is measured."
+            )
+
+
+def _drafting(base: Path) -> Path | None:
+    """The drafting adapter that comes with diffcoder, if it is this base's."""
+    adapter = loading.shipped_adapter("default")
+    if adapter is None:
+        return None
+    with safe_open(adapter, "pt") as file:
+        return adapter if file.metadata().get("base_sha256") == checkpoint_sha256(base) else None
 
 
 def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
@@ -431,7 +479,7 @@ def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
 
 
 def evaluate(options: argparse.Namespace) -> None:
-    """A line for each language of the corpus, then one for the continuations."""
+    """A line for each language of the corpus, one for the continuations, and one for the mean over languages."""
     if not options.adapter.is_file():
         raise DiffcoderError("no_adapter", f"{options.adapter} is no file: name an adapter file.")
     corpus, marks = corpus_of(options), _marks(options.base)
@@ -449,12 +497,23 @@ def evaluate(options: argparse.Namespace) -> None:
     )
     load_adapter(model, options.adapter)
     shift, held_out = int(facts["shift"]), corpus.indices(held_out=True, least=256)
+    written = examples_of(options, options.held_out, "write")
+    groups = []
     for language in sorted({corpus.records[index]["language"] for index in held_out}):
-        numbers = measure(model, held_out_set(corpus, None, marks, [language], options.files), shift)
-        print(json.dumps({"language": language} | numbers), flush=True)
-    if options.held_out:
-        written = held_out_set(corpus, options.held_out, marks).written
-        print(json.dumps({"continuations": len(written)} | measure(model, HeldOut([], written), shift)))
+        files = held_out_set(corpus, None, marks, [language], options.files)
+        groups.append(hits(model, files, shift))
+        print(json.dumps({"language": language} | with_intervals(groups[-1:])), flush=True)
+    if written is not None:
+        continued = HeldOut([], held_out_set(corpus, written, marks).written)
+        if not continued.written:
+            raise DiffcoderError(
+                "no_examples",
+                f"{options.held_out} holds no continuation of more than 12 tokens: write some with more --tokens.",
+            )
+        numbers = with_intervals([hits(model, continued, shift)])
+        print(json.dumps({"continuations": len(continued.written)} | numbers), flush=True)
+    if groups:
+        print(json.dumps({"languages": len(groups)} | with_intervals(groups)))
 
 
 if __name__ == "__main__":

@@ -81,10 +81,12 @@ def walk(
     left_out: Counter[str],
     largest: int = 200_000,
     most: int | None = None,
+    duplicates: Duplicates | None = None,
 ) -> Iterator[Document]:
     """Every file worth learning from, once, without its secrets; `most` files of a source. `contaminated` says whether
-    a text stands in a benchmark. `left_out` counts the other files by reason."""
-    duplicates = Duplicates()
+    a text stands in a benchmark. `left_out` counts the other files by reason. `duplicates`: those of the walks before,
+    of one corpus."""
+    duplicates = duplicates or Duplicates()
     for source in sources:
         taken = 0
         files = [path for path in ignoring.files(source.folder) if path.suffix in LANGUAGES]

@@ -64,7 +64,9 @@ class DiffusionTask:
             )
         if recipe.data == "examples" and examples is None:
             raise DiffcoderError(
-                "no_examples", "The recipe learns examples: make some (`diffcoder train commits`), name them."
+                "no_examples",
+                "The recipe learns examples: make some with `diffcoder train commits` and name their folder with"
+                " --examples.",
             )
         if recipe.context % recipe.block:
             raise DiffcoderError(

@@ -10,10 +10,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-import msgspec
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import Tensor
 
 from model.adapters import read_adapter
@@ -22,17 +20,22 @@ from model.schema import DiffcoderError
 from training import layouts, objective
 from training.corpus import Corpus
 from training.examples import Examples
-from training.files import write_atomically
+from training.files import reading, save_array, write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
+from training.models import averages
 from training.noise import rate_ceiling
 from training.noisy_blocks import Noisy
+from training.parallel import World
 from training.progress import HeldOut, measure
-from training.recipe import Gated, Kinds
-from training.trainer import Loss
+from training.recipe import Gated
+from training.trainer import AGAIN, Loss
+
+_DRAWS = 10_000  # of a sequence that holds a block, before the search is given up
 
 
 class Drafting:
-    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some.
+    """`Task` of a gated recipe. `written`: continuations of the base to learn from, where the recipe wants some; `edits`:
+    the same of edits.
 
     `start`: an adapter file whose weights a new run begins with, in place of random ones.
     """
@@ -47,25 +50,25 @@ class Drafting:
         written: Examples | None = None,
         start: Path | None = None,
         marks: layouts.Marks | None = None,
+        edits: Examples | None = None,
+        world: World | None = None,
     ):
-        if recipe.generated and written is None:
-            raise DiffcoderError(
-                "no_continuations",
-                "The recipe wants continuations of the base: make them with the `write` command.",
-            )
         layouts.require_marks(recipe.infill, marks)
         self.recipe, self.corpus, self.held_out, self.written = recipe, corpus, held_out, written
-        self.marks = marks
-        if recipe.generated and written is not None and not any(map(self._holds_a_block, written)):
+        self.marks, self.edits = marks, edits
+        self._require("no_continuations", "continuations of the base", "written", recipe.generated, written)
+        self._require("no_examples", "edits", "examples", recipe.edits, edits)
+        if edits is not None and not recipe.edits:
             raise DiffcoderError(
-                "no_continuations", "Every continuation of the base is too short to learn from: make others."
+                "bad_recipe",
+                "The recipe learns no edits: set edits in it to a share, or leave out --examples.",
             )
         self.shares, self.documents = by_language(corpus, recipe.languages)
         self.base_sha256 = checkpoint_sha256(base)
         known_S = None
         if start is not None:
             known_S = read_adapter(start, open_checkpoint(base).config, self.base_sha256).draft_vocab_S
-        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, known_S)
+        vocab = draft_vocabulary(corpus, recipe.draft_vocab, run, known_S, world)
         self.model = GatedModel(
             base,
             rank=recipe.rank,
@@ -78,6 +81,18 @@ class Drafting:
         if start is not None:
             load_adapter(self.model, start)
         self.parameters = self.model.parameters
+
+    def _require(self, code: str, what: str, option: str, share: float, given: Examples | None) -> None:
+        """Refuse a share of sequences that there are none of."""
+        if share and given is None:
+            command = "write" if option == "written" else "commits"
+            raise DiffcoderError(
+                code,
+                f"The recipe wants {what}: make some with `diffcoder train {command}` and name their folder with"
+                f" --{option}.",
+            )
+        if share and given is not None and not any(map(self._holds_a_block, given)):
+            raise DiffcoderError(code, f"All {what} in --{option} are too short to learn from: make others.")
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         """Of `together` sequences in one pass: a pass over the base's weights costs as much as many rows."""
@@ -142,22 +157,31 @@ class Drafting:
         )
 
     def _draw_whole(self, rng: np.random.Generator) -> layouts.Sequence:
-        while not self._holds_a_block(sequence := self._draw(rng)):
-            pass  # the base ended its continuation at once
-        return sequence
+        for _ in range(_DRAWS):
+            if self._holds_a_block(sequence := self._draw(rng)):
+                return sequence  # else a file or an answer ended at once
+        raise DiffcoderError(
+            "too_short",
+            f"Of {_DRAWS} sequences none was long enough for a block of {max(self.recipe.blocks)}: add longer files,"
+            " or make the recipe's blocks smaller.",
+        )
 
     def _holds_a_block(self, sequence: layouts.Sequence) -> bool:
         return len(sequence.ids) - sequence.first > max(self.recipe.blocks) + self.recipe.shift
 
     def _draw(self, rng: np.random.Generator) -> layouts.Sequence:
         recipe = self.recipe
-        if self.written is not None and rng.random() < recipe.generated:
-            return self.written.draw(rng)
+        if self.written is not None or self.edits is not None:
+            kind = rng.random()
+            if self.written is not None and kind < recipe.generated:
+                return self.written.draw(rng)
+            if self.edits is not None and kind < recipe.generated + recipe.edits:
+                return self.edits.draw(rng)
         length = int(rng.integers(recipe.length[0], recipe.length[1] + 1))
         documents = self.documents[int(rng.choice(len(self.documents), p=self.shares))]
         document = self.corpus.document(int(rng.choice(documents)))
         if rng.random() < recipe.infill and self.marks is not None:
-            return layouts.infill(rng, document, length, self.marks, ends=4)
+            return layouts.infill(rng, document, length, self.marks, ends=layouts.ENDS)
         return layouts.left_to_right(rng, document, length)
 
     def measure(self) -> dict[str, object]:
@@ -182,25 +206,11 @@ def export_adapter(
     return path
 
 
-def export_checkpoint(base: Path, run: Path) -> Path:
+def export_checkpoint(recipe: Gated, base: Path, run: Path) -> Path:
     """The adapter of a run's last checkpoint, without loading the base: for a run that was stopped."""
-    path = run / "checkpoint.safetensors"
-    if not path.is_file():
-        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
-    recipe = msgspec.json.decode((run / "recipe.json").read_bytes(), type=Kinds)
-    if not isinstance(recipe, Gated):
-        raise DiffcoderError(
-            "bad_run", f"{run} trains no drafter: what it made is exported whenever it is measured."
-        )
-    with safe_open(path, "pt") as file:
-        facts, base_sha256 = file.metadata(), checkpoint_sha256(base)
-        if facts.get("base_sha256", base_sha256) != base_sha256:
-            raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
-        step, rows = (int(facts[key]) for key in ("step", "rows"))
-        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
-        weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
-    vocab_S = as_ids(np.load(run / "draft_vocab.npy"))
-    return export_adapter(recipe, base_sha256, vocab_S, run, weights, {"step": step, "rows": rows})
+    base_sha256 = checkpoint_sha256(base)
+    weights, facts = averages(run, base_sha256)
+    return export_adapter(recipe, base_sha256, _known_vocabulary(run), run, weights, facts)
 
 
 def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -216,21 +226,33 @@ def by_language(corpus: Corpus, languages: dict[str, float]) -> tuple[np.ndarray
     return np.array(list(wanted.values())) / sum(wanted.values()), documents
 
 
-def draft_vocabulary(corpus: Corpus, size: int, run: Path, known_S: Tensor | None = None) -> Tensor:
+def draft_vocabulary(
+    corpus: Corpus, size: int, run: Path, known_S: Tensor | None = None, world: World | None = None
+) -> Tensor:
     """The ids the drafting head knows, sorted: single bytes and special tokens, then the corpus's most frequent; of
     equally frequent ones those of `known_S` first.
 
     Written to the run folder once, so that a corpus that has grown changes nothing for a run.
     """
+    world = world or World()
+    if world.leads and not (run / "draft_vocab.npy").is_file():
+        run.mkdir(parents=True, exist_ok=True)
+        save_array(run / "draft_vocab.npy", _most_frequent(corpus, size, known_S))
+    world.wait()
+    return _known_vocabulary(run)
+
+
+def _known_vocabulary(run: Path) -> Tensor:
+    """What `draft_vocabulary` wrote."""
     path = run / "draft_vocab.npy"
-    if path.is_file():
+    with reading(path, AGAIN):
         return as_ids(np.load(path))
-    run.mkdir(parents=True, exist_ok=True)
+
+
+def _most_frequent(corpus: Corpus, size: int, known_S: Tensor | None) -> np.ndarray:
     vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
     counts = corpus.frequencies(vocab["size"]).astype(np.float64)
     if known_S is not None:
         counts[known_S.numpy()] += 0.5  # less than an occurrence
     counts[vocab["always"]] = counts.max() + 1
-    ids = np.sort(np.argsort(-counts, kind="stable")[:size])
-    np.save(path, ids)
-    return as_ids(ids)
+    return np.sort(np.argsort(-counts, kind="stable")[:size])

@@ -1,19 +1,28 @@
 """Sequences on disk of which a part is to be learnt: the base's own continuations, edits, answers.
 
 The folder holds `tokens.npy` (all ids in a row), `starts.npy` (where each sequence begins, and the end) and
-`firsts.npy` (the position in each from which on the next token is learnt). Knows nothing of where they come from.
+`firsts.npy` (the position in each from which on the next token is learnt), and `tokenizer.json` (the digest of the
+tokenizer that made the ids), which older folders lack. Knows nothing of where they come from.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from model.schema import DiffcoderError
+from training.files import reading, save_array, write_atomically
 from training.layouts import Sequence
+
+_ARRAYS = (
+    "tokens",
+    "starts",
+    "firsts",
+)  # as they are written: the last one's presence marks the folder complete
 
 
 class Examples:
@@ -24,8 +33,10 @@ class Examples:
             raise DiffcoderError(
                 "no_examples", f"{folder} holds no sequences to learn from: make some with `{command}`."
             )
-        self.tokens, self.starts = np.load(folder / "tokens.npy"), np.load(folder / "starts.npy")
-        self.firsts = np.load(folder / "firsts.npy")
+        with reading(folder, f"make it again with `{command}`"):
+            self.tokens, self.starts, self.firsts = (np.load(folder / f"{name}.npy") for name in _ARRAYS)
+            known = folder / "tokenizer.json"
+            self.tokenizer: str | None = json.loads(known.read_bytes()) if known.is_file() else None
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -49,12 +60,12 @@ class Examples:
         return self[int(rng.integers(len(self)))]
 
 
-def store(folder: Path, sequences: Iterable[Sequence]) -> None:
-    """Write a folder that `Examples` reads; there is at least one sequence."""
+def store(folder: Path, sequences: Iterable[Sequence], tokenizer: str | None = None) -> None:
+    """Write a folder that `Examples` reads; there is at least one sequence. `tokenizer`: the digest of its tokenizer."""
     kept = list(sequences)
     folder.mkdir(parents=True, exist_ok=True)
-    np.save(folder / "tokens.npy", np.concatenate([s.ids for s in kept]).astype(np.uint32))
-    np.save(folder / "starts.npy", np.cumsum([0, *(len(s.ids) for s in kept)]))
-    np.save(
-        folder / "firsts.npy", np.array([s.first for s in kept])
-    )  # last: its presence marks the folder complete
+    write_atomically(folder / "tokenizer.json", json.dumps(tokenizer).encode())
+    tokens, starts = np.concatenate([s.ids for s in kept]), np.cumsum([0, *(len(s.ids) for s in kept)])
+    arrays = tokens.astype(np.uint32), starts, np.array([s.first for s in kept])
+    for name, array in zip(_ARRAYS, arrays, strict=True):
+        save_array(folder / f"{name}.npy", array)

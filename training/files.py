@@ -1,9 +1,15 @@
-"""A run's files: replaced whole or not at all."""
+"""A run's files: replaced whole or not at all, and read so that a damaged one is named."""
 
 from __future__ import annotations
 
+import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
 
 from model.schema import DiffcoderError
 
@@ -23,3 +29,19 @@ def write_atomically(path: Path, data: bytes) -> None:
         raise DiffcoderError(
             "disk", f"{path} could not be written ({error.strerror}); the last good one is kept."
         ) from error
+
+
+def save_array(path: Path, array: np.ndarray) -> None:
+    """`write_atomically` for an array."""
+    data = io.BytesIO()
+    np.save(data, array)
+    write_atomically(path, data.getvalue())
+
+
+@contextmanager
+def reading(path: Path, remedy: str) -> Iterator[None]:
+    """Say in a sentence, with `remedy`, that a file holds no array, tensors or JSON (of a copy that broke off)."""
+    try:
+        yield
+    except (SafetensorError, EOFError, ValueError) as error:
+        raise DiffcoderError("damaged_file", f"{path} cannot be read ({error}): {remedy}.") from error

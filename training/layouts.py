@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from model.schema import DiffcoderError
 
 Ids = NDArray[np.integer]
+ENDS = 4  # end tokens behind a sequence in the infill layout, where a drafter is to learn them
+_FIRST = 8  # tokens of context that the first block has
 
 
 @dataclass(frozen=True)
@@ -54,7 +56,7 @@ class Sequence:
 def left_to_right(rng: np.random.Generator, document: Ids, length: int) -> Sequence:
     """A window of at most `length` tokens; one in four starts where the document does."""
     start = 0 if rng.random() < 0.25 else int(rng.integers(max(1, len(document) - length // 2)))
-    return Sequence(np.asarray(document[start : start + length], dtype=np.int64), 8)
+    return Sequence(np.asarray(document[start : start + length], dtype=np.int64), _FIRST)
 
 
 def infill(rng: np.random.Generator, document: Ids, length: int, marks: Marks, ends: int) -> Sequence:
@@ -73,3 +75,11 @@ def turned(rng: np.random.Generator, window: Ids, most: int, marks: Marks, ends:
     opening, closing = np.array([marks.prefix, marks.suffix]), np.full(ends, marks.end)
     ids = np.concatenate([opening, window[cut:], [marks.middle], window[:cut], closing])
     return Sequence(ids.astype(np.int64), after + 3 + 4)
+
+
+def least_learnt(length: int, ends: int | None) -> int:
+    """Tokens from `first` on, at least, of a sequence as long as asked for: left to right, or infilled with `ends`."""
+    if ends is None:
+        return length - _FIRST
+    after = min(max(9, length // 3) - 1, (length - 3 - ends) // 3)
+    return min(length - _FIRST, length - after - 3 - 4)

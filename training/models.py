@@ -15,8 +15,9 @@ from torch import Tensor
 from model.checkpoints import Checkpoint, source_name
 from model.schema import DiffcoderError
 from model.tokens import load_tokenizer
-from training.files import write_atomically
+from training.files import reading, write_atomically
 from training.scratch import HUGGING_FACE, hugging_face_config
+from training.trainer import AGAIN
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -45,7 +46,7 @@ def averages(run: Path, base_sha256: str) -> tuple[dict[str, Tensor], dict[str, 
     path = run / "checkpoint.safetensors"
     if not path.is_file():
         raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
-    with safe_open(path, "pt") as file:
+    with reading(path, AGAIN), safe_open(path, "pt") as file:
         facts = file.metadata()
         if facts.get("base_sha256", base_sha256) != base_sha256:
             raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")

@@ -127,6 +127,11 @@ class World:
         assert isinstance(like, DTensor)
         return distribute_tensor(whole.to(self.device), like.device_mesh, like.placements, src_data_rank=None)
 
+    def wait(self) -> None:
+        """Until all others are here too."""
+        if self.size > 1:
+            torch.distributed.barrier()
+
     def leave(self) -> None:
         """End this process, as one that succeeded, when all others are here too; nothing where it is alone.
 
@@ -136,7 +141,7 @@ class World:
         """
         if self.size == 1:
             return
-        torch.distributed.barrier()
+        self.wait()
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(0)

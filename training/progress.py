@@ -11,6 +11,7 @@ Shape suffixes as in gated.py.
 
 from __future__ import annotations
 
+from collections import abc
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -22,6 +23,9 @@ from training.layouts import Sequence
 from training.noisy_blocks import Clean, Noisy
 
 PLACES = 5
+Hits = dict[
+    str, list[Tensor]
+]  # by what is measured: right or not (or how many), (anchors, places) for each sequence
 _BLOCKS_A_PASS = 96
 
 
@@ -64,36 +68,56 @@ def draft(model: GatedModel, clean: Clean, argmax_C: Tensor, anchors_N: np.ndarr
     return torch.cat(drafts)
 
 
-def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, object]:
-    """Numbers for the log; see the module's docstring."""
+def hits(model: GatedModel, held_out: HeldOut, shift: int) -> Hits:
+    """Which places of all drafts are right; see the module's docstring."""
     steps = torch.arange(1, PLACES + 1)
-    hits_text, hits_base, base_text = [], [], []
+    found: Hits = {name: [] for name in ("text", "as_base", "base_text", "written", "accepted")}
     for sequence in held_out.text:
         anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 15)
         clean, argmax_C = held_out.read(model, sequence)
         drafts = draft(model, clean, argmax_C, anchors, shift)
         at = as_ids(anchors)[:, None] + steps
         text = as_ids(sequence.ids)[at]
-        hits_text.append(drafts == text)
-        hits_base.append(drafts == argmax_C[at - 1])
-        base_text.append(argmax_C[at - 1] == text)
-    table: dict[str, object] = {}
-    if held_out.text:
-        table = {
-            "text": _means(hits_text),
-            "as_base": _means(hits_base),
-            "base_text": _means(base_text),
-        }
-    right = []
+        found["text"].append(drafts == text)
+        found["as_base"].append(drafts == argmax_C[at - 1])
+        found["base_text"].append(argmax_C[at - 1] == text)
     for sequence in held_out.written:
         anchors = np.arange(sequence.first, len(sequence.ids) - PLACES, 5)
         drafts = draft(model, *held_out.read(model, sequence), anchors, shift)
-        right.append(drafts == as_ids(sequence.ids)[as_ids(anchors)[:, None] + steps])
-    if right:
-        table["written"] = _means(right)
-        table["accepted"] = round(float(torch.cat(right)[:, 1:].long().cumprod(1).sum(1).float().mean()), 3)
+        right = drafts == as_ids(sequence.ids)[as_ids(anchors)[:, None] + steps]
+        found["written"].append(right)
+        found["accepted"].append(right[:, 1:].long().cumprod(1).sum(1, keepdim=True))
+    return {name: parts for name, parts in found.items() if parts}
+
+
+def measure(model: GatedModel, held_out: HeldOut, shift: int) -> dict[str, object]:
+    """Numbers for the log."""
+    means = {name: torch.cat(parts).float().mean(0) for name, parts in hits(model, held_out, shift).items()}
+    return {name: _rounded(mean, name) for name, mean in means.items()}
+
+
+def with_intervals(groups: abc.Sequence[Hits], draws: int = 2000) -> dict[str, object]:
+    """The same numbers, as their mean over groups (languages), each with a 95 % interval: a bootstrap over the sequences
+    of every group. They are a file each, and places of one file are alike. `places`: over how many each number is."""
+    table: dict[str, object] = {
+        "files": sum(len(next(iter(group.values()))) for group in groups),
+        "places": sum(len(part) for group in groups for part in next(iter(group.values()))),
+    }
+    for name in groups[0]:
+        rng, means, drawn = np.random.default_rng(0), [], []
+        for group in groups:
+            sums_FP = np.array([part.sum(0).numpy() for part in group[name]], dtype=float)
+            counts_F = np.array([len(part) for part in group[name]])
+            chosen = rng.integers(len(counts_F), size=(draws, len(counts_F)))
+            means.append(sums_FP.sum(0) / counts_F.sum())
+            drawn.append(sums_FP[chosen].sum(1) / counts_F[chosen].sum(1, keepdims=True))
+        ends = np.quantile(np.mean(drawn, 0), (0.025, 0.975), axis=0)
+        table[name] = _rounded(np.mean(means, 0), name)
+        table[f"{name}_interval"] = _rounded(ends.T, name)
     return table
 
 
-def _means(parts: list[Tensor]) -> list[float]:
-    return [round(x, 3) for x in torch.cat(parts).float().mean(0).tolist()]
+def _rounded(values: Tensor | np.ndarray, name: str) -> object:
+    """By place; `accepted` is one number."""
+    found = np.round(np.asarray(values, dtype=float), 3)
+    return (found[0] if name == "accepted" else found).tolist()

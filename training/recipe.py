@@ -9,15 +9,17 @@ from typing import Annotated, Literal
 import msgspec
 
 from model.schema import DiffcoderError
-from training import bf16
+from training import bf16, layouts
 
 RECIPES = Path(__file__).parent / "recipes"
 
 Count = Annotated[int, msgspec.Meta(ge=0)]
 Some = Annotated[int, msgspec.Meta(ge=1)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-Factor = Annotated[float, msgspec.Meta(ge=0)]
-Size = Annotated[float, msgspec.Meta(gt=0)]
+# The upper bounds keep infinity out.
+Factor = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
+Size = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
+Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
@@ -39,7 +41,7 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Planned steps."""
     decay_steps: Count = 300
     """The last steps, over which the learning rate falls linearly to a twentieth."""
-    betas: tuple[float, float] = (0.9, 0.98)
+    betas: tuple[Decay, Decay] = (0.9, 0.98)
     """AdamW's averages."""
     clip: Size = 1.0
     """Largest norm of the gradient."""
@@ -82,6 +84,8 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Preference for anchors from where the base agrees with the text (`objective.choose_anchors`)."""
     generated: Share = 0.0
     """Share of sequences that the base wrote itself (`continuations.py`)."""
+    edits: Share = 0.0
+    """Share of sequences that are edits, in the engine's prompt (`edits.py`); blocks lie in the answer alone."""
     partial: Share = 0.15
     """Share of partly masked blocks."""
     first_weight: Factor = 0.3
@@ -113,7 +117,7 @@ class Team(Recipe, frozen=True, kw_only=True, tag="team"):
     """Rank of the low-rank pair on every linear."""
     scale: Size = 2.0
     """Factor on the low-rank product."""
-    length: Some = 512
+    length: Annotated[int, msgspec.Meta(ge=16)] = 512
     """Longest window of a file, tokens."""
     edits: Share = 0.1
     """Share of sequences that are edits from the repository's history, where there are any."""
@@ -179,15 +183,41 @@ def load(name: str) -> Kinds:
         recipe: Kinds = msgspec.convert(tomllib.loads(path.read_text("utf-8")), Kinds)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.ValidationError) as error:
         raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {error}.") from error
-    if isinstance(recipe, Gated) and recipe.length[0] > recipe.length[1]:
-        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: length is shortest, longest.")
-    if isinstance(recipe, Gated) and recipe.languages and not sum(recipe.languages.values()):
-        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: languages have no share at all.")
-    if isinstance(recipe, Diffusion) and recipe.ar_weight and not recipe.causal:
-        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: ar_weight needs causal = true.")
-    if isinstance(recipe, Diffusion) and recipe.form != "fp32" and not recipe.rank:
-        raise DiffcoderError(
-            "bad_recipe",
-            f"{path.name} cannot be used: form {recipe.form} is of a frozen base, which needs a rank.",
-        )
+    if (reason := _contradiction(recipe)) is not None:
+        raise DiffcoderError("bad_recipe", f"{path.name} cannot be used: {reason}.")
     return recipe
+
+
+def _contradiction(recipe: Kinds) -> str | None:
+    """Why values that are sensible each do not go together."""
+    match recipe:
+        case Gated():
+            return _gated_contradiction(recipe)
+        case Team() if recipe.noisy_rows < recipe.block:
+            return "noisy_rows must hold a block"
+        case Diffusion() if recipe.ar_weight and not recipe.causal:
+            return "ar_weight needs causal = true"
+        case Diffusion() if recipe.form != "fp32" and not recipe.rank:
+            return f"form {recipe.form} is of a frozen base, which needs a rank"
+    return None
+
+
+def _gated_contradiction(recipe: Gated) -> str | None:
+    block, shortest = max(recipe.blocks), recipe.length[0]
+    learnt = layouts.least_learnt(shortest, layouts.ENDS if recipe.infill else None)
+    if shortest > recipe.length[1]:
+        return "length is shortest, longest"
+    if learnt <= block + recipe.shift:
+        return (
+            f"a sequence of {shortest} tokens (length) may leave only {max(0, learnt)} to learn from, too few for a"
+            f" block of {block}"
+        )
+    if min(recipe.blocks) <= recipe.shift:
+        return "with shift = 1 the first place of a block is the base's, so blocks need 2 rows at least"
+    if recipe.noisy_rows < block:
+        return f"noisy_rows must hold a block of {block}"
+    if recipe.languages and not sum(recipe.languages.values()):
+        return "languages have no share at all"
+    if recipe.generated + recipe.edits > 1:
+        return "generated and edits exceed 1"
+    return None

@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.schema import DiffcoderError
-from training.files import write_atomically
+from training.files import reading, write_atomically
 from training.optimiser import Optimiser, Zero
 from training.parallel import World
 from training.recipe import Recipe
@@ -34,6 +34,9 @@ from training.recipe import Recipe
 LOG_STEPS = 5
 CHECKPOINT_MINUTES = 5.0
 EVALUATION_MINUTES = 7.0
+# What to do about a damaged file of a run.
+AGAIN = "put a copy in its place, or train again in another folder"
+REWRITTEN = "remove it, and --resume writes it anew"
 
 
 class Loss(NamedTuple):
@@ -110,6 +113,7 @@ class Trainer:
         self.average = {name: value.detach().clone() for name, value in self.parameters.items()}
         self.step, self.rows, self.cpu_s, self.norm = 0, 0, 0.0, 0.0
         self.stopping = False
+        self.saved: int | None = None  # the checkpoint's step
         if resume:
             self._restore()
             self._note_changes()
@@ -183,11 +187,7 @@ class Trainer:
         self.rows += int(self.world.total([tally.rows - rows])[0])
         self.norm = self.optimiser.step(recipe.rate(self.step))
         if not math.isfinite(self.norm):
-            raise DiffcoderError(
-                "not_finite",
-                f"The gradient stopped being a number at step {self.step}; the last good checkpoint is kept in"
-                f" {self.run}: go on from it with a lower lr.",
-            )
+            self._fail()
         # Early on an average over the whole past would be mostly the start.
         keep = min(recipe.ema, (1 + self.step) / (10 + self.step))
         averages = [self.world.local(value) for value in self.average.values()]
@@ -195,6 +195,28 @@ class Trainer:
         torch._foreach_lerp_(averages, live, 1 - keep)
         self.step += 1
         tally.steps += 1
+
+    def _fail(self) -> None:
+        """Say that the step in work gave no number, and what there is to go on from.
+
+        A checkpoint is left as it is although the weights are newer: with the same sequences they fail again, whatever
+        the rate, while a lower one leads elsewhere from further back.
+        """
+        if self.saved is None and self.step and not self.world.zero:  # DeepSpeed has taken the step already
+            self.save()
+        if self.saved is None:
+            way = ", with nothing saved: begin anew, with a lower lr, or another base if it fails at step 0"
+        elif self.saved == self.step:
+            way = (
+                f"; the weights before it are kept in {self.run}, but --resume would fail there again: begin anew in"
+                " another folder with a lower lr"
+            )
+        else:
+            way = (
+                f"; the last good checkpoint, of step {self.saved}, is kept in {self.run}: go on from it with --resume"
+                " and a lower lr"
+            )
+        raise DiffcoderError("not_finite", f"The gradient stopped being a number at step {self.step}{way}.")
 
     def _log(self, tally: Tally) -> None:
         total, weight, rows = self.world.total([tally.loss, tally.weight, tally.rows])
@@ -252,6 +274,7 @@ class Trainer:
             facts = {"step": str(self.step), "rows": str(self.rows), "cpu_s": repr(self.cpu_s)}
             facts["base_sha256"] = self.task.base_sha256
             write_atomically(self.run / "checkpoint.safetensors", save(tensors, facts))
+        self.saved = self.step
 
     def _restore(self) -> None:
         path = self.run / "checkpoint.safetensors"
@@ -259,7 +282,7 @@ class Trainer:
             raise DiffcoderError(
                 "no_checkpoint", f"{self.run} holds no checkpoint to resume from; start without --resume."
             )
-        with safe_open(path, "pt") as file:
+        with reading(path, AGAIN), safe_open(path, "pt") as file:
             facts, held = file.metadata(), set(file.keys())
             shapes = {
                 name.removeprefix("weight."): tuple(file.get_slice(name).get_shape())
@@ -277,11 +300,13 @@ class Trainer:
                     tensor.copy_(self.world.placed(file.get_tensor(f"{kind}.{name}"), tensor))
             self.optimiser.restore(held, file.get_tensor)
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
+        self.saved = self.step
 
     def _note_changes(self) -> None:
         """Log the fields of the recipe that are others than before the stop."""
         path, now = self.run / "recipe.json", json.loads(msgspec.json.encode(self.recipe))
-        before = json.loads(path.read_bytes()) if path.is_file() else now
+        with reading(path, REWRITTEN):
+            before = json.loads(path.read_bytes()) if path.is_file() else now
         changed = {
             name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
         }

@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from model import loading
+from model import store as store_of_models
 from training import cli, scratch
 from training.corpus import Corpus
 from training.drafting import draft_vocabulary
@@ -108,6 +110,23 @@ def test_what_is_missing_or_does_not_fit_is_said_in_a_sentence(
     assert run(made, "evaluate", adapter) == 0  # the corpus and the run are as they were
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--threads", "0", "train", "gated"],
+        ["write", "folder", "--run", "run", "--count", "0"],
+        ["write", "folder", "--run", "run", "--tokens", "-3"],
+        ["write", "folder", "--run", "run", "--seed", "-1"],
+        ["evaluate", "file", "--files", "none"],
+        ["corpus", "--most", "0"],
+    ],
+)
+def test_counts_are_whole_and_positive(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert "no whole number of" in capsys.readouterr().err
+
+
 def test_common_options_may_stand_anywhere(made: Path, tmp_path: Path) -> None:
     common = ["--base", str(made / "base"), "--corpus", str(made / "corpus"), "--threads", "1"]
     recipe, further = str(made / "gated.toml"), ["--minutes", "0", *sets(made)]
@@ -190,6 +209,99 @@ def test_a_run_that_was_killed_or_met_a_full_disk_goes_on_as_if_it_had_not(
     assert run("parts", "--resume").wait() == 0
     for name, value in weights(tmp_path / "whole").items():
         assert torch.equal(value, weights(tmp_path / "parts")[name]), name
+
+
+def test_a_file_is_kept_once_where_a_source_and_a_package_hold_it(made: Path, tmp_path: Path) -> None:
+    package = tmp_path / "packages" / "ours"
+    package.mkdir(parents=True)
+    (package / "LICENSE").write_text("Apache License, Version 2.0")
+    for path in sorted(PACKAGE.glob("*.py"))[2:6]:
+        shutil.copy(path, package)
+    words = ["--source", "ours", str(package), "Apache-2.0", "--packages", str(tmp_path / "packages")]
+    common = ["--base", str(made / "base"), "--corpus", str(tmp_path / "corpus"), *sets(made)]
+    assert cli.main([*common[:4], "corpus", *words, *common[4:]]) == 0
+    facts = json.loads((tmp_path / "corpus" / "corpus.json").read_text())
+    assert facts["sources"] == [["ours", "Apache-2.0"], ["ours", "Apache-2.0"]]
+    assert (facts["documents"], facts["left_out"]["exact duplicate"]) == (4, 4)
+
+
+def test_sequences_of_another_tokenizer_are_refused(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe, run_folder = str(made / "gated.toml"), str(tmp_path / "run")
+    sequence = Sequence(np.arange(60), 20)
+
+    def trained(name: str, base: str = "base") -> int:
+        capsys.readouterr()
+        words = ["train", recipe, "--run", run_folder, "--written", str(tmp_path / name), *sets(made)]
+        return run(made, *words, base=base)
+
+    store(tmp_path / "old", [sequence])  # says nothing of its tokenizer
+    (tmp_path / "old" / "tokenizer.json").unlink()
+    assert trained("old") == 0
+    shutil.rmtree(run_folder)
+    store(tmp_path / "far", [Sequence(np.arange(560, 620), 20)])
+    assert trained("far") == 1
+    assert "another tokenizer" in said(capsys)
+    store(tmp_path / "other", [sequence], "0" * 64)
+    assert trained("other") == 1
+    assert "another tokenizer" in said(capsys)
+    asked = [
+        "write",
+        str(tmp_path / "own"),
+        "--run",
+        run_folder,
+        "--recipe",
+        recipe,
+        "--count",
+        "2",
+        "--tokens",
+        "8",
+    ]
+    assert run(made, *asked, *sets(made)) == 0
+    assert trained("own") == 0
+    assert (
+        run(made, "evaluate", str(made / "run" / "adapter.safetensors"), "--held-out", str(tmp_path / "far"))
+        == 1
+    )
+
+
+def test_the_adapter_that_ships_drafts_in_a_team_run_of_its_base(
+    made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert cli._drafting(made / "base") is None  # of the default model
+    recipe = tmp_path / "team.toml"
+    recipe.write_text('kind = "team"\nrank = 4\nlength = 64\nnoisy_rows = 12\ninfill = 0.0\nsteps = 1\n')
+    rows = []
+    for name in ("without", "with"):
+        if name == "with":
+            monkeypatch.setattr(loading, "shipped_adapter", lambda _: made / "run" / "adapter.safetensors")
+        assert run(made, "train", str(recipe), "--run", str(tmp_path / name), *sets(made)) == 0
+        lines = map(json.loads, (tmp_path / name / "log.jsonl").open())
+        rows += [line["rows"] for line in lines if "evaluation" in line]
+    assert rows[1] == rows[0] + 12
+
+
+@pytest.mark.model
+def test_the_adapter_that_ships_is_the_default_models() -> None:
+    assert cli._drafting(store_of_models.model_path("default")) == loading.shipped_adapter("default")
+
+
+def test_numbers_of_an_adapter_have_intervals_and_a_mean_over_languages(
+    made: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    capsys.readouterr()
+    assert run(made, "evaluate", str(made / "run" / "adapter.safetensors"), "--files", "4") == 0
+    *languages, mean = map(json.loads, capsys.readouterr().out.splitlines())
+    assert [line["language"] for line in languages] == ["python"]
+    assert mean["languages"] == 1
+    assert mean["places"] > 0
+    for name in ("text", "as_base", "base_text"):
+        assert mean[name] == languages[0][name]
+        assert all(
+            low <= share <= high
+            for share, (low, high) in zip(mean[name], mean[f"{name}_interval"], strict=True)
+        )
 
 
 def test_a_stop_says_how_to_go_on(made: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from training.continuations import write_on
 from training.examples import Examples, store
 from training.gated import GatedModel, as_ids
 from training.layouts import Sequence
-from training.progress import PLACES, HeldOut, draft, measure
+from training.progress import PLACES, HeldOut, draft, hits, measure, with_intervals
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +71,31 @@ def test_numbers_are_those_of_the_drafts(model):
             accepted.append((misses[0] if misses else PLACES) - 1)
     assert numbers["accepted"] == pytest.approx(np.mean(accepted), abs=1e-3)
     assert numbers["written"] == pytest.approx(np.mean(places, 0).tolist(), abs=1e-3)
+
+
+def test_numbers_with_intervals_are_the_same_numbers(model):
+    rng = np.random.default_rng(3)
+    texts = [[Sequence(rng.integers(0, 300, 60), 8) for _ in range(count)] for count in (3, 5)]
+    written = write_on(model, [rng.integers(0, 300, 12) for _ in range(4)], 30, stop=-1)
+    held_out = HeldOut(texts[0], written)
+    found = with_intervals([hits(model, held_out, 1)])
+    for name, value in measure(model, held_out, 1).items():
+        assert found[name] == value
+        low, high = np.array(found[f"{name}_interval"]).T
+        assert np.all((low <= np.array(value)) & (np.array(value) <= high))
+    assert (found["files"], found["places"]) == (3, 3 * len(range(8, 60 - PLACES, 15)))
+
+
+def test_an_interval_over_files_covers_the_mean_over_languages():
+    """Two languages of different levels, files that differ: what is drawn lies in its interval 19 times in 20."""
+    rng, covered, files = np.random.default_rng(0), 0, 25
+    for _ in range(200):
+        levels = [np.clip(rng.normal(level, 0.1, files), 0, 1) for level in (0.3, 0.7)]
+        groups = [
+            {"text": [torch.from_numpy(rng.random((20, 1)) < share) for share in shares]} for shares in levels
+        ]
+        found = with_intervals(groups, draws=400)
+        ((low, high),) = found["text_interval"]
+        covered += low <= 0.5 <= high
+        assert found["places"] == 2 * files * 20
+    assert 0.88 < covered / 200 < 0.985

@@ -12,7 +12,8 @@ from model.schema import DiffcoderError
 from training import corpus as corpora
 from training.corpus import Corpus, Source, walk
 from training.decontamination import benchmark_ngrams, ngrams, require_clean, sets
-from training.layouts import QWEN, infill, left_to_right
+from training.duplicates import Duplicates
+from training.layouts import ENDS, QWEN, infill, least_learnt, left_to_right
 from training.scrubbing import scrub
 from training.sources import discover, permissive
 
@@ -78,6 +79,15 @@ def test_every_kind_of_unwanted_file_is_counted_by_its_reason(tmp_path):
         "shares 13 words with a benchmark": 1,
         "unreadable or not text": 1,
     }
+
+
+def test_what_one_walk_let_in_is_a_duplicate_in_the_next_of_the_same_corpus(tmp_path):
+    for n in range(4):
+        put(tmp_path, f"f{n}.py", different(n))
+    left_out, duplicates, source = Counter(), Duplicates(), Source("s", tmp_path, "MIT")
+    assert len(list(walk([source], clean, left_out, duplicates=duplicates))) == 4
+    assert not list(walk([source], clean, left_out, most=9, duplicates=duplicates))
+    assert left_out["exact duplicate"] == 4
 
 
 def test_most_files_of_a_source_is_a_choice_that_repeats(tmp_path):
@@ -307,3 +317,12 @@ def test_left_to_right_is_a_window_of_the_document():
         starts.add(int(ids[0]))
     assert 0 in starts
     assert max(starts) > 400
+
+
+@pytest.mark.parametrize("length", [12, 20, 21, 37, 50, 100])
+def test_the_least_that_a_sequence_leaves_to_learn_from_is_what_is_drawn(length):
+    rng, document = np.random.default_rng(0), np.arange(1000)
+    infilled = [infill(rng, document[:length], length, QWEN, ends=ENDS) for _ in range(800)]
+    whole = [s for s in infilled if len(s.ids) == length]
+    assert min(len(s.ids) - s.first for s in whole) == least_learnt(length, ENDS)
+    assert length - left_to_right(rng, document, length).first == least_learnt(length, None)

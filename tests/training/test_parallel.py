@@ -165,6 +165,50 @@ def test_what_is_shared_out_ends_where_one_process_does_and_resumes_exactly(
             assert np.abs(whole.get_tensor(name) - gathered.get_tensor(name)).max() <= 2e-6, name
 
 
+DRAFTING = """
+import sys
+from pathlib import Path
+import torch
+torch.set_num_threads(1)
+from training.corpus import Corpus
+from training.drafting import Drafting
+from training.parallel import join
+from training.progress import HeldOut
+from training.recipe import load
+from training.trainer import Trainer
+base, corpus, recipe, run = sys.argv[1:]
+recipe, world = load(recipe), join(processor=True)
+task = Drafting(recipe, Path(base), Corpus(Path(corpus)), Path(run), HeldOut([], []), world=world)
+Trainer(recipe, task, Path(run), world=world).train(60.0)
+world.leave()
+"""
+
+
+def test_a_drafter_learns_the_same_with_two_processes_which_wait_for_its_vocabulary(
+    given: list[Path], tmp_path: Path
+) -> None:
+    _, corpus, recipe = given
+    (corpus / "corpus.json").write_text(json.dumps({"vocabulary": {"size": 300, "always": [299]}}))
+    recipe.write_text(
+        'kind = "gated"\nrank = 4\nblocks = [3]\nlength = [40, 60]\nnoisy_rows = 24\ninfill = 0.0\nsteps = 2\n'
+        "draft_vocab = 200\nsequences = 2\n"
+    )
+    (tmp_path / "drafting.py").write_text(DRAFTING)
+    alone, two = [sys.executable], [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    for run, launch in (("one", alone), ("two", [*two, "--nproc-per-node", "2"])):
+        done = subprocess.run(
+            [*launch, str(tmp_path / "drafting.py"), *map(str, given), str(tmp_path / run)],
+            env=os.environ | {"PYTHONPATH": str(ROOT), "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=500,
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    (one, facts), (other, same) = checkpoint(tmp_path / "one"), checkpoint(tmp_path / "two")
+    assert facts["step"] == same["step"] == "2"
+    assert all(np.array_equal(value, other[name]) for name, value in one.items())
+
+
 def test_what_cannot_be_sharded_says_so(given: list[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     base, corpus, recipe = given
     plan, files = load(str(recipe)), Corpus(corpus)

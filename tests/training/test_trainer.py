@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from model.schema import DiffcoderError
 from training.corpus import Corpus
 from training.drafting import Drafting, export_checkpoint
+from training.examples import Examples, store
 from training.layouts import Sequence
 from training.progress import HeldOut
 from training.recipe import RECIPES, Gated, load
@@ -47,10 +48,17 @@ def corpus(tmp_path_factory):
     return Corpus(folder)
 
 
-def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False):
+def trainer(tiny_base, corpus, run, recipe=RECIPE, resume=False, **further):
     ids = np.asarray(corpus.document(0)[:60], dtype=np.int64)
     held_out = HeldOut([Sequence(ids, 8)], [Sequence(ids, 30)])
-    return Trainer(recipe, Drafting(recipe, tiny_base, corpus, run, held_out), run, resume)
+    return Trainer(recipe, Drafting(recipe, tiny_base, corpus, run, held_out, **further), run, resume)
+
+
+@pytest.fixture
+def edits(tmp_path):
+    """Prompts of 50 tokens, answers of 10."""
+    store(tmp_path / "edits", [Sequence((start + np.arange(60)) % 250, 49) for start in range(0, 200, 10)])
+    return Examples(tmp_path / "edits", "x")
 
 
 def checkpoint(run):
@@ -68,6 +76,49 @@ def test_a_run_stopped_after_every_step_equals_one_that_was_not(tiny_base, corpu
     assert whole.keys() == parts.keys()
     for name, value in whole.items():
         assert np.array_equal(value.numpy(), parts[name].numpy()), name
+
+
+def test_of_an_edit_the_answer_alone_is_learnt(tiny_base, corpus, edits, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, edits=1.0, blocks=(3,))
+    task = Drafting(recipe, tiny_base, corpus, tmp_path / "run", HeldOut([], []), edits=edits)
+    loss = task.loss(np.random.default_rng(0), 0, 0)
+    assert loss.rows == 3 * (60 - 49 - 3 - 1)  # anchors from `first` to where a block and its shift still fit
+    loss.total.backward()
+    assert task.parameters["layers.0.q.lora_B"].grad.norm() > 0
+
+
+def test_shares_of_edits_and_continuations_are_those_of_the_recipe(tiny_base, corpus, edits, tmp_path):
+    store(tmp_path / "written", [Sequence(np.arange(40), 20)])
+    written = Examples(tmp_path / "written", "x")
+    recipe = msgspec.structs.replace(RECIPE, generated=0.5, edits=0.3)
+    task = Drafting(recipe, tiny_base, corpus, tmp_path / "run", HeldOut([], []), written, edits=edits)
+    rng = np.random.default_rng(0)
+    firsts = np.array([task._draw(rng).first for _ in range(2000)])
+    assert [np.mean(firsts == first) for first in (20, 49, 8)] == pytest.approx([0.5, 0.3, 0.2], abs=0.04)
+
+
+def test_a_run_with_edits_resumes_to_the_bit(tiny_base, corpus, edits, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, edits=0.5)
+    trainer(tiny_base, corpus, tmp_path / "whole", recipe, edits=edits).train(minutes=60)
+    for step in range(recipe.steps):
+        trainer(tiny_base, corpus, tmp_path / "parts", recipe, step > 0, edits=edits).train(minutes=0)
+    whole, facts = checkpoint(tmp_path / "whole")
+    parts, part_facts = checkpoint(tmp_path / "parts")
+    assert facts["rows"] == part_facts["rows"]
+    assert all(np.array_equal(value.numpy(), parts[name].numpy()) for name, value in whole.items())
+
+
+def test_edits_are_learnt_where_the_recipe_and_the_command_both_say_so(tiny_base, corpus, edits, tmp_path):
+    with_edits = msgspec.structs.replace(RECIPE, edits=0.1)
+    with pytest.raises(DiffcoderError, match=r"commits.*--examples"):
+        trainer(tiny_base, corpus, tmp_path / "run", with_edits)
+    with pytest.raises(DiffcoderError, match="set edits in it"):
+        trainer(tiny_base, corpus, tmp_path / "run", edits=edits)
+    with pytest.raises(DiffcoderError, match=r"write.*--written"):
+        trainer(tiny_base, corpus, tmp_path / "run", msgspec.structs.replace(RECIPE, generated=0.5))
+    store(tmp_path / "short", [Sequence(np.arange(50), 48)])
+    with pytest.raises(DiffcoderError, match="too short to learn from"):
+        trainer(tiny_base, corpus, tmp_path / "run", with_edits, edits=Examples(tmp_path / "short", "x"))
 
 
 def test_the_adapter_of_a_checkpoint_is_the_one_that_the_run_exported(tiny_base, corpus, tmp_path):
@@ -125,10 +176,45 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_it_does_harm(tiny_base, 
     broken = trainer(tiny_base, corpus, run, resume=True)
     loss = broken.task.loss
     broken.task.loss = lambda *drawn: loss(*drawn)._replace(total=loss(*drawn).total * float("inf"))
-    with pytest.raises(DiffcoderError, match=r"step 1; the last good checkpoint .* lower lr"):
+    with pytest.raises(DiffcoderError, match=r"step 1; the weights before it are kept .* lower lr"):
         broken.train(minutes=60)
     after, _ = checkpoint(run)
     assert all(np.array_equal(value.numpy(), after[name].numpy()) for name, value in before.items())
+
+
+def breaking_at(step, made):
+    """The run with a loss that is no number at that step and ever after it."""
+    loss = made.task.loss
+
+    def breaking(rng, at, number):
+        found = loss(rng, at, number)
+        return found._replace(total=found.total * (float("inf") if at >= step else 1.0))
+
+    made.task.loss = breaking
+    return made
+
+
+def test_where_nothing_is_saved_yet_the_weights_before_the_failure_are_kept(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(DiffcoderError, match=r"at step 0, with nothing saved"):
+        breaking_at(0, trainer(tiny_base, corpus, run)).train(minutes=60)
+    assert not (run / "checkpoint.safetensors").exists()
+    with pytest.raises(DiffcoderError, match=r"at step 3; the weights before it .* another folder"):
+        breaking_at(3, trainer(tiny_base, corpus, run)).train(minutes=60)
+    for step in range(3):
+        trainer(tiny_base, corpus, tmp_path / "good", resume=step > 0).train(minutes=0)
+    (kept, facts), (good, _) = checkpoint(run), checkpoint(tmp_path / "good")
+    assert facts["step"] == "3"
+    assert all(np.array_equal(value.numpy(), kept[name].numpy()) for name, value in good.items())
+    assert export_checkpoint(tiny_base, run).is_file()
+
+
+def test_a_checkpoint_is_not_replaced_by_weights_that_would_fail_again(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    with pytest.raises(DiffcoderError, match=r"at step 3; the last good checkpoint, of step 1, .*--resume"):
+        breaking_at(3, trainer(tiny_base, corpus, run, resume=True)).train(minutes=60)
+    assert checkpoint(run)[1]["step"] == "1"
 
 
 def test_a_run_goes_on_with_its_own_base_and_shapes_alone(tiny_base, corpus, tmp_path):
@@ -173,7 +259,18 @@ def test_an_adapter_to_start_from_is_for_this_base_and_recipe(tiny_base, corpus,
         'kind = "gated"\nsequences = 0\n',
         'kind = "gated"\nblocks = []\n',
         'kind = "gated"\nlength = [320, 128]\n',
+        'kind = "gated"\nlength = [5, 8]\nblocks = [30]\ninfill = 0.0\n',
+        'kind = "gated"\nlength = [38, 60]\nblocks = [20]\n',  # room left to right, none in the infill layout
+        'kind = "gated"\nnoisy_rows = 4\nblocks = [8]\n',
+        'kind = "gated"\nblocks = [1]\n',
         'kind = "gated"\nlanguages = {python = 0}\n',
+        'kind = "gated"\nlanguages = {python = inf}\n',
+        'kind = "gated"\nbetas = [1.5, 2.0]\n',
+        'kind = "gated"\nlr = inf\n',
+        'kind = "gated"\nlr = nan\n',
+        'kind = "team"\nlength = 1\n',
+        'kind = "team"\nnoisy_rows = 2\n',
+        'kind = "gated"\ngenerated = 0.6\nedits = 0.5\n',
         'kind = "team"\nlr = -1.0\n',
         'kind = "diffusion"\nblock = 0\n',
         'kind = "diffusion"\ninfill = 2.0\n',
@@ -185,6 +282,32 @@ def test_values_that_make_no_sense_are_said_in_a_sentence(tmp_path, text):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(DiffcoderError, match=r"mine\.toml cannot be used"):
         load(str(path))
+
+
+def test_a_corpus_of_which_nothing_holds_a_block_ends_in_a_sentence(tiny_base, corpus, tmp_path):
+    recipe = msgspec.structs.replace(RECIPE, blocks=(150,), noisy_rows=150, length=(200, 200))
+    with pytest.raises(DiffcoderError, match="none was long enough for a block of 150"):
+        trainer(tiny_base, corpus, tmp_path / "run", recipe).train(minutes=60)
+
+
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)
+    for name, way in (
+        ("checkpoint.safetensors", "put a copy in its place"),
+        ("draft_vocab.npy", "put a copy in its place"),
+        ("recipe.json", "remove it, and --resume writes it anew"),
+    ):
+        whole = (run / name).read_bytes()
+        (run / name).write_bytes(whole[: len(whole) // 2])
+        with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
+            trainer(tiny_base, corpus, run, resume=True)
+        with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
+            export_checkpoint(tiny_base, run)
+        (run / name).write_bytes(whole)
+    (run / "recipe.json").unlink()
+    trainer(tiny_base, corpus, run, resume=True).train(minutes=0)
+    assert export_checkpoint(tiny_base, run).is_file()
 
 
 def test_a_full_disk_keeps_the_last_good_file(tmp_path):
