@@ -82,7 +82,7 @@ class Plan:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _options(arguments)
+    options = parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
     tuning: Tuning | None = None
@@ -105,28 +105,28 @@ def main(arguments: list[str] | None = None) -> int:
         return 130
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="diffcoder tune",
         description="Learn a repository: a small adapter for the model, measured on files that it never saw.",
     )
-    parser.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
-    parser.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
-    parser.add_argument("--minutes", type=amount, default=60.0, help="that all of it may take (%(default)g)")
-    parser.add_argument("--gaps", type=count, default=160, help="held-out gaps to measure with (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
-    parser.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
-    parser.add_argument(
+    made.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
+    made.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
+    made.add_argument("--minutes", type=amount, default=60.0, help="that all of it may take (%(default)g)")
+    made.add_argument("--gaps", type=count, default=160, help="held-out gaps to measure with (%(default)s)")
+    made.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
+    made.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
+    made.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
+    made.add_argument(
         "--use",
         action="store_true",
         help="give the adapter to the engine if it is better; learn first if need be",
     )
-    parser.add_argument("--off", action="store_true", help="take the adapter away from the engine")
-    parser.add_argument("--run", type=Path, metavar="FOLDER", help="of the run (default: in the cache)")
-    parser.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
-    parser.add_argument("--threads", type=count, help="processor threads (default: all)")
-    return parser.parse_args(arguments)
+    made.add_argument("--off", action="store_true", help="take the adapter away from the engine")
+    made.add_argument("--run", type=Path, metavar="FOLDER", help="of the run (default: in the cache)")
+    made.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
+    made.add_argument("--threads", type=count, help="processor threads (default: all)")
+    return made
 
 
 def _off(model: str) -> int:
