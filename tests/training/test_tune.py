@@ -17,10 +17,11 @@ import pytest
 from filelock import FileLock
 
 from model import store
+from model.drafters import REFERENCE_COST, CostCurve
 from model.generator import Generator
 from model.schema import FillRequest, FillResponse, ScoreRequest
 from tests.model.folders import write_model
-from training import commits, transformations, tune
+from training import commits, transformations, tune, yardstick
 from training.live import Live
 from training.measurement import Measurement
 from training.trainer import Trainer
@@ -346,3 +347,18 @@ def test_commit_messages_that_say_nothing_teach_nothing(repository: Path) -> Non
     assert [a for a, b in zip(lines, changed, strict=True) if a != b] == [
         line.replace("record.live and ", "") for line in changed if "live and" in line
     ]
+
+
+@pytest.mark.parametrize(("kind", "same"), [(Filler, True), (Generator, False)])
+def test_a_gap_is_measured_alike_whatever_was_asked_before(
+    kind: type[Generator], same: bool, base: Path, recipe: Path
+) -> None:
+    generator = kind.load(str(base), threads=1)
+    generator.cost = CostCurve(REFERENCE_COST)
+    gap = yardstick.gaps([("part0.py", "python", source(0))], 1)
+    ((_, first),) = yardstick.measure(generator, gap)
+    for _ in range(100):
+        generator._beliefs.lookup.update(0, 4)  # drafts that came to nothing
+    ((_, second),) = yardstick.measure(generator, gap)
+    assert (second.forwards == first.forwards < first.tokens) == same
+    assert (second.answer, second.bits) == (first.answer, first.bits)
