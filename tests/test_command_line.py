@@ -1,9 +1,11 @@
-"""docs/command_line.md names every command with all of its options, and none that there is not."""
+"""docs/command_line.md names every command with all of its options, and none that there is not; what docs/training.md
+says to type can be typed."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +16,8 @@ import evaluation.cli
 import training.cli
 import training.tune
 
-TEXT = (Path(__file__).parents[1] / "docs" / "command_line.md").read_text("utf-8")
+DOCS = Path(__file__).parents[1] / "docs"
+TEXT = (DOCS / "command_line.md").read_text("utf-8")
 
 
 def parsers(name: str, parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
@@ -68,3 +71,14 @@ def test_nothing_is_described_that_there_is_not() -> None:
     for program in re.findall(r"^### `diffcoder (\w+)`", TEXT, flags=re.M):
         known = {c.partition(" ")[2] or program for c in COMMANDS if c.partition(" ")[0] == program}
         assert set(items(program)[1]) == known
+
+
+def test_the_commands_of_the_training_page_can_be_typed() -> None:
+    page = (DOCS / "training.md").read_text("utf-8").replace("\\\n", " ")
+    found = re.findall(r"^    (?:diffcoder train|torchrun .* training\.cli) (.+)", page, flags=re.M)
+    assert len(found) > 7
+    for line in found:
+        common = training.cli._common()
+        given, rest = common.parse_known_args(shlex.split(line, comments=True))
+        name = [] if rest[0] in training.cli.COMMANDS else ["train"]
+        training.cli._parser(common).parse_args([*name, *rest], given)
