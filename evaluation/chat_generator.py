@@ -24,7 +24,7 @@ from evaluation.runs import Planning
 from evaluation.task import Chat, Continuation
 from model import loading, sampler
 from model.decoder import KVCache
-from model.drafters import Beliefs, CostCurve, PromptLookup, TextDrafter
+from model.drafters import REFERENCE_COST, Beliefs, CostCurve, PromptLookup, TextDrafter
 from model.generator import SPARE, Generator, _Text, never
 from model.layout import Mark, Piece
 from model.loading import Loaded
@@ -33,10 +33,6 @@ from model.profiles import Profile
 from model.sampler import Run
 from model.schema import DiffcoderError, FillResponse, Limits, StopReason, Usage
 from model.stops import Stops
-
-# Milliseconds of a forward by its rows, one clean and the others masked: `default` with its adapter, one thread of an
-# AMD EPYC (Zen 3), processor time, 2026-11-25. Only the curve's shape counts.
-REFERENCE_COST = {1: 78.0, 4: 91.0, 8: 116.0, 16: 195.0, 32: 312.0}
 
 # What the makers' chat templates say when a conversation brings no system message.
 DEFAULT_SYSTEM = {

@@ -32,6 +32,7 @@ from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
 from training import chats, commits, diffusion, drafting, layouts, transformations
 from training import corpus as corpora
+from training.arguments import count
 from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
@@ -85,7 +86,7 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
     parser.add_argument("--corpus", type=Path, default=home() / "training" / "corpus")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     return parser
 
 
@@ -95,13 +96,13 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("corpus", help="read folders of source code into a corpus of token ids")
     add.add_argument("--source", action="append", nargs=3, metavar=("NAME", "FOLDER", "LICENCE"), default=[])
     add.add_argument("--packages", action="append", type=Path, default=[], help="folder of licensed packages")
-    add.add_argument("--most", type=positive, help="most files of one package; a --source is read whole")
+    add.add_argument("--most", type=count, help="most files of one package; a --source is read whole")
     _benchmarks(add)
     add.set_defaults(run=make_corpus)
     add = commands.add_parser("commits", help="edits out of a repository's history and made from its files")
     add.add_argument("repository", type=Path)
     add.add_argument("folder", type=Path, help="where the examples go")
-    add.add_argument("--most", type=positive, default=1500, help="examples of either kind (%(default)s)")
+    add.add_argument("--most", type=count, default=1500, help="examples of either kind (%(default)s)")
     _benchmarks(add)
     add.set_defaults(run=mine_commits)
     add = commands.add_parser("chat", help="answers out of conversations, as examples to learn from")
@@ -119,9 +120,9 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add.add_argument("--humaneval", type=Path, help="prompts from this benchmark file, for evaluation only")
     add.add_argument("--recipe", default="gated")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
-    add.add_argument("--count", type=positive, default=40)
-    add.add_argument("--tokens", type=positive, default=64)
-    add.add_argument("--seed", type=partial(positive, least=0), default=1)
+    add.add_argument("--count", type=count, default=40)
+    add.add_argument("--tokens", type=count, default=64)
+    add.add_argument("--seed", type=partial(count, least=0), default=1)
     _benchmarks(add)
     add.set_defaults(run=write)
     add = commands.add_parser("train", help="train by a recipe")
@@ -148,19 +149,10 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
-    add.add_argument(
-        "--files", type=positive, default=12, help="held-out files of each language (%(default)s)"
-    )
+    add.add_argument("--files", type=count, default=12, help="held-out files of each language (%(default)s)")
     add.set_defaults(run=evaluate)
     assert set(commands.choices) == set(COMMANDS)
     return parser
-
-
-def positive(text: str, least: int = 1) -> int:
-    """For argparse: a count."""
-    if not text.isdecimal() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of {least} or more")
-    return int(text)
 
 
 def _benchmarks(parser: argparse.ArgumentParser) -> None:
@@ -434,7 +426,7 @@ def export(options: argparse.Namespace) -> None:
     if not path.is_file():
         raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
     with reading(path, REWRITTEN):
-        recipe = msgspec.json.decode(path.read_bytes(), type=Kinds)
+        recipe: Kinds = msgspec.json.decode(path.read_bytes(), type=Kinds)
     match recipe:
         case Diffusion():
             print(diffusion.export_checkpoint(recipe, base, run))

@@ -7,11 +7,15 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 import numpy as np
 from safetensors import SafetensorError
 
 from model.schema import DiffcoderError
+
+T = TypeVar("T")
 
 
 def write_atomically(path: Path, data: bytes) -> None:
@@ -45,3 +49,9 @@ def reading(path: Path, remedy: str) -> Iterator[None]:
         yield
     except (SafetensorError, EOFError, ValueError) as error:
         raise DiffcoderError("damaged_file", f"{path} cannot be read ({error}): {remedy}.") from error
+
+
+def read_json(path: Path, kind: type[T], remedy: str) -> T:
+    """What a JSON file holds."""
+    with reading(path, remedy):
+        return msgspec.json.decode(path.read_bytes(), type=kind)

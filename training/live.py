@@ -48,7 +48,7 @@ class Live:
 
     @contextmanager
     def training(self, steps: int) -> Iterator[Callable[[dict[str, object]], None]]:
-        """Yields what takes the lines of a run's log: loss, tokens a second, time left."""
+        """Yields what takes the lines of a run's log: loss, rows a second, time left."""
         with self._progress("training") as progress:
             task = progress.add_task("training", total=steps, note="")
             said = time.monotonic()
@@ -63,12 +63,13 @@ class Live:
                 if "step" not in entry:
                     return
                 step = int(str(entry["step"]))
-                note = f"loss {entry['loss']}, {entry['rows_per_s']} tokens/s"
+                note = f"loss {entry['loss']}, {entry['rows_per_s']} rows/s"
                 progress.update(task, completed=step, note=note)
                 if not self.console.is_terminal and time.monotonic() - said > EVERY_S:
                     said = time.monotonic()
                     left = progress.tasks[0].time_remaining
-                    self.say(f"step {step} of {steps}: {note}, {(left or 0) / 60:.1f} minutes left")
+                    known = f", {left / 60:.1f} minutes left" if left is not None else ""
+                    self.say(f"step {step} of {steps}: {note}{known}")
 
             yield line
 

@@ -55,7 +55,8 @@ def page(
         f" {difference['lost']:.0f} lost (McNemar, p = {difference['p_exact']:.3g}).</p>",
         _numbers(result["before"], result["after"]),
         "<p><small>Greedy answers of the engine's own generator (<code>verify</code> as the model's default). An answer"
-        " is exact when it equals what stood there. Tokens a forward leave the prompt's forwards out.</small></p>",
+        " is exact when it equals what stood there. Tokens a forward leave the prompt's forwards out; drafts are planned"
+        " by one fixed cost curve.</small></p>",
         "<h2>By kind of gap</h2>",
         _by_kind(before, after),
         "<h2>Training</h2>",

@@ -1,7 +1,7 @@
 """Edits of which the right answer is certain: a variable renamed throughout a function, a bug put in to be taken out.
 
 Python only, by its own parser. A renaming is kept when the new tree is the old one with the name exchanged, and
-nothing else; a bug is one operator or constant changed, and the answer is the function as it was. Nothing is run.
+nothing else; a bug is one operator changed, and the answer is the function as it was. Nothing is run.
 """
 
 from __future__ import annotations
@@ -93,7 +93,7 @@ def _renamed(
 
 
 def _broken(old: str, function: _Function, rng: random.Random) -> tuple[str, str, str, str] | None:
-    """The function with one operator or number changed as the code before, as it was as the answer."""
+    """The function with one operator changed as the code before, as it was as the answer."""
     tree = _parsed(_dedented(old))
     if tree is None:
         return None

@@ -21,6 +21,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -35,14 +36,16 @@ from model.profiles import Profile
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
 from training import commits, layouts, report, transformations, yardstick
+from training.arguments import amount, count
 from training.corpus import Corpus, Document, Source, walk, write
 from training.decontamination import SETS, benchmark_ngrams, sets, shares
 from training.edits import Edit, profile_of, sequences
 from training.examples import Examples
 from training.examples import store as store_examples
-from training.files import write_atomically
+from training.files import read_json, write_atomically
 from training.gated import checkpoint_sha256
 from training.live import Live
+from training.measurement import Measurement
 from training.recipe import Team, load
 from training.team import TeamTask
 from training.trainer import Trainer
@@ -52,17 +55,26 @@ HELD_OUT = 1 / 8  # of the files, by the hash of their paths
 LEAST_FILES = 4
 MOST_EDITS = 1500  # from the history; as many again may come from transformations
 _TRIAL_GAPS, _TRIAL_SEQUENCES = 3, 2
+_LITTLE = 0.3  # of the repository
+
+
+class _Verdict(msgspec.Struct):
+    """What putting an adapter to use asks of result.json."""
+
+    better: bool
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What training will take. Times in seconds; `steps` fit the minutes that were allowed."""
+    """What training will take. Times in seconds; `steps` fit the minutes that were allowed, or are what the recipe's
+    epochs take (`whole`)."""
 
     tokens_an_epoch: int
     step_s: float
     steps: int
     epochs: float
     measuring_s: float
+    whole: bool = False
 
     @property
     def seconds(self) -> float:
@@ -70,9 +82,10 @@ class Plan:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    options = _options(arguments)
+    options = parser().parse_args(arguments)
     if options.threads:
         torch.set_num_threads(options.threads)
+    tuning: Tuning | None = None
     try:
         if options.off:
             return _off(options.model)
@@ -87,30 +100,33 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"diffcoder tune: {error.filename or 'A file'}: {error.strerror or error}.", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("\nStopped. What was done is kept; go on with --resume.", file=sys.stderr)
+        kept = tuning.kept if tuning is not None and tuning.has_begun else "Nothing was done yet."
+        print(f"\nStopped. {kept}", file=sys.stderr)
         return 130
 
 
-def _options(arguments: list[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
         prog="diffcoder tune",
         description="Learn a repository: a small adapter for the model, measured on files that it never saw.",
     )
-    parser.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
-    parser.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
-    parser.add_argument("--minutes", type=float, default=60.0, help="that all of it may take (%(default)g)")
-    parser.add_argument("--gaps", type=int, default=160, help="held-out gaps to measure with (%(default)s)")
-    parser.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
-    parser.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
-    parser.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
-    parser.add_argument("--use", action="store_true", help="give the adapter to the engine if it is better")
-    parser.add_argument("--off", action="store_true", help="take the adapter away from the engine")
-    parser.add_argument(
-        "--run", dest="run_folder", type=Path, help="folder of the run (default: in the cache)"
+    made.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
+    made.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
+    made.add_argument("--minutes", type=amount, default=60.0, help="that all of it may take (%(default)g)")
+    made.add_argument("--gaps", type=count, default=160, help="held-out gaps to measure with (%(default)s)")
+    made.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
+    made.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
+    made.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
+    made.add_argument(
+        "--use",
+        action="store_true",
+        help="give the adapter to the engine if it is better; learn first if need be",
     )
-    parser.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
-    parser.add_argument("--threads", type=int, help="processor threads (default: all)")
-    return parser.parse_args(arguments)
+    made.add_argument("--off", action="store_true", help="take the adapter away from the engine")
+    made.add_argument("--run", type=Path, metavar="FOLDER", help="of the run (default: in the cache)")
+    made.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
+    made.add_argument("--threads", type=count, help="processor threads (default: all)")
+    return made
 
 
 def _off(model: str) -> int:
@@ -135,18 +151,41 @@ class Tuning:
         self.recipe = recipe
         identity = hashlib.sha256(f"{self.repository}\0{options.model}".encode()).hexdigest()[:8]
         default = store.cache_folder() / "tune" / f"{self.repository.name}-{identity}"
-        self.folder: Path = options.run_folder or default
+        self.folder: Path = options.run or default
         self.adapter, self.result = self.folder / "adapter.safetensors", self.folder / "result.json"
-        if (options.resume or options.finish) and (self.folder / "recipe.json").is_file():
-            self.recipe = msgspec.json.decode((self.folder / "recipe.json").read_bytes(), type=Team)
+        self.goes_on: bool = options.resume or options.finish
+        if self.goes_on and (self.folder / "checkpoint.safetensors").is_file():
+            way = "begin anew with another --run"
+            self.recipe = read_json(self.folder / "recipe.json", Team, way)
         self.live = Live()
+
+    @property
+    def has_begun(self) -> bool:
+        return (self.folder / "corpus" / "corpus.json").is_file()
 
     @property
     def is_finished(self) -> bool:
         return self.result.is_file()
 
+    @property
+    def kept(self) -> str:
+        """What to say at a stop."""
+        names = ("model", "run", "recipe", "minutes", "gaps", "threads")
+        return f"What was done is kept; go on with: {self._command('--resume', *names)}"
+
+    def _command(self, what: str, *names: str) -> str:
+        """What to type about this run, with those of the options that are not the defaults."""
+        given = _given(self.options, *names)
+        return shlex.join(["diffcoder", "tune", str(self.repository), *given, what])
+
     def run(self) -> int:
         """All stages that are not done yet, alone in the run's folder."""
+        if self.goes_on and not self.has_begun:
+            flag = "--finish" if self.options.finish else "--resume"
+            raise DiffcoderError(
+                "no_run",
+                f"{self.folder} holds no run to go on with: name its --run, or begin one without {flag}.",
+            )
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             alone = FileLock(f"{self.folder}.lock").acquire(blocking=False)
@@ -159,17 +198,20 @@ class Tuning:
 
     def _run(self) -> int:
         options, say = self.options, self.live.say
-        if not (options.resume or options.finish) and (self.folder / "checkpoint.safetensors").exists():
+        if not self.goes_on and (self.folder / "checkpoint.safetensors").exists():
             raise DiffcoderError(
                 "run_exists",
                 f"{self.folder} holds a run of this repository: go on with --resume, or name another --run.",
             )
-        if not (options.resume or options.finish):
+        if not self.goes_on:
             self._clear()
+        if options.use and not options.dry_run:
+            say(f"There is no finished run in {self.folder} to use: first the repository is learnt.")
         self._prepare()
         corpus = Corpus(self.folder / "corpus")
         gaps = self._gaps(corpus)
         say(self._described(corpus, len(gaps)))
+        say(f"Benchmarks: {self._facts()['benchmarks']}")
         if options.dry_run:
             plan = self._plan(corpus, self._seconds_a_gap(gaps[:_TRIAL_GAPS]) * len(gaps), self._task(corpus))
             say(self._planned(plan))
@@ -177,14 +219,14 @@ class Tuning:
         before, measuring_s = self._measured("before", gaps)
         stopped = self._train(corpus, measuring_s)
         if stopped:
-            say("Stopped. The work is kept: --resume goes on, --finish measures what is learnt so far.")
+            say(f"Stopped. {self.kept} (--finish instead measures what is learnt so far)")
             return 130
         after, _ = self._measured("after", gaps)
         better = self._conclude(corpus, before, after)
         if better and (options.use or self.live.asks("Give the adapter to the engine now?")):
             return self.use()
         if better:
-            say(f"To use it: diffcoder tune {shlex.quote(str(self.repository))} --use")
+            say(f"To use it: {self._command('--use', 'model', 'run', 'recipe')}")
         return 0
 
     def _clear(self) -> None:
@@ -195,16 +237,15 @@ class Tuning:
             raise DiffcoderError("run_exists", f"{self.folder} holds something else: name another --run.")
         for name in ("corpus", "edits"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("before.json", "after.json", "trained.json"):
+        for name in ("before.jsonl", "after.jsonl", "trained.json"):
             (self.folder / name).unlink(missing_ok=True)
 
     # --- stages
 
     def _prepare(self) -> None:
         """Corpus and edits, once."""
-        done = self.folder / "corpus" / "corpus.json"
-        if done.is_file():
-            model = json.loads(done.read_text("utf-8"))["model"]
+        if self.has_begun:
+            model = self._facts()["model"]
             if model != self.options.model:
                 raise DiffcoderError(
                     "other_run", f"{self.folder} is a run of the model {model}: name it, or another --run."
@@ -246,6 +287,11 @@ class Tuning:
             lambda document: "file" if document.path in held else None,
         )
 
+    def _facts(self) -> dict[str, Any]:
+        """What the corpus's own file says of it."""
+        facts = self.folder / "corpus" / "corpus.json"
+        return read_json(facts, dict[str, Any], "begin anew with another --run")
+
     def _edits(
         self, documents: list[Document], contaminated: Callable[[str], bool], left_out: Counter[str]
     ) -> list[Edit]:
@@ -277,9 +323,8 @@ class Tuning:
             record = corpus.records[index]
             text = tokenizer.decode(corpus.document(int(index)).tolist(), skip_special_tokens=False)
             files.append((record["path"], record["language"], text))
-        measured = self.folder / "before.json"  # a run that goes on asks what it asked before
-        count = len(json.loads(measured.read_text("utf-8"))[1]) if measured.is_file() else self.options.gaps
-        found = yardstick.gaps(files, count)
+        # A run that goes on asks what it asked before.
+        found = yardstick.gaps(files, self._measurement("before").gaps)
         if not found:
             raise DiffcoderError("empty_corpus", "No held-out file has a line to measure with: add files.")
         return found
@@ -302,32 +347,33 @@ class Tuning:
     def _seconds_a_gap(self, gaps: list[yardstick.Gap]) -> float:
         generator = self._generator(None)
         begun = time.monotonic()
-        yardstick.measure(generator, gaps)
+        for _ in yardstick.measure(generator, gaps):
+            pass
         return (time.monotonic() - begun) / len(gaps)
 
     def _generator(self, team: Path | None) -> Generator:
-        return Generator.load(self.options.model, threads=torch.get_num_threads(), team=team)
+        return yardstick.Filler.load(self.options.model, threads=torch.get_num_threads(), team=team)
+
+    def _measurement(self, when: str) -> Measurement:
+        return Measurement(self.folder / f"{when}.jsonl", self.options.gaps)
 
     def _measured(self, when: str, gaps: list[yardstick.Gap]) -> tuple[list[Outcome], float]:
-        """Outcomes of the base ("before") or of the tuned one ("after"), and the seconds they took; read back if done."""
-        path = self.folder / f"{when}.json"
-        if path.is_file():
-            seconds, rows = json.loads(path.read_text("utf-8"))
-            return [Outcome(**row) for row in rows], seconds
-        begun = time.monotonic()
-        generator = self._generator(self.adapter if when == "after" else None)
-        with self.live.counting(f"held-out gaps, {when}", len(gaps)) as report_count:
-            outcomes = yardstick.measure(generator, gaps, report_count)
-        seconds = time.monotonic() - begun
-        del generator
-        gc.collect()
-        write_atomically(path, json.dumps([seconds, yardstick.as_rows(outcomes)]).encode())
-        numbers = yardstick.table(outcomes)
-        self.live.say(
-            f"{when}: {numbers['bits_per_token']:.3f} bits a token, {numbers['exact']:.1%} exact,"
-            f" similarity {numbers['similarity']:.3f}, {numbers['tokens_per_forward']:.2f} tokens a forward"
-        )
-        return outcomes, seconds
+        """Outcomes of the base ("before") or of the tuned one ("after"), and the seconds they took; what an earlier call
+        measured is read back."""
+        done = self._measurement(when)
+        if left := done.left(gaps):
+            generator = self._generator(self.adapter if when == "after" else None)
+            with self.live.counting(f"held-out gaps, {when}", len(gaps)) as report_count:
+                for number in done.keep(yardstick.measure(generator, left)):
+                    report_count(number)
+            del generator
+            gc.collect()
+            numbers = yardstick.table(done.outcomes)
+            self.live.say(
+                f"{when}: {numbers['bits_per_token']:.3f} bits a token, {numbers['exact']:.1%} exact,"
+                f" similarity {numbers['similarity']:.3f}, {numbers['tokens_per_forward']:.2f} tokens a forward"
+            )
+        return done.outcomes, done.seconds
 
     def _plan(self, corpus: Corpus, measuring_s: float, task: TeamTask) -> Plan:
         """Measure a few sequences and fit the steps into the time that is left."""
@@ -344,8 +390,9 @@ class Tuning:
         step_s = row_s * (tokens / len(task.windows) + noisy) * recipe.sequences * 1.05
         left = self.options.minutes * 60 * 0.97 - (time.monotonic() - self.started) - measuring_s
         steps_an_epoch = len(task.windows) / recipe.sequences / (1 - (recipe.edits if task.edits else 0.0))
-        steps = max(1, int(min(recipe.epochs * steps_an_epoch, left / step_s)))
-        return Plan(tokens, step_s, steps, steps / steps_an_epoch, measuring_s)
+        most = recipe.epochs * steps_an_epoch
+        steps = max(1, int(min(most, left / step_s)))
+        return Plan(tokens, step_s, steps, steps / steps_an_epoch, measuring_s, most * step_s <= left)
 
     def _train(self, corpus: Corpus, measuring_s: float) -> bool:
         """Train to the plan's end; whether it was stopped on the way."""
@@ -386,7 +433,7 @@ class Tuning:
         better = difference["bits_high"] < 0 and (
             difference["gained"] >= difference["lost"] or difference["p_exact"] > 0.05
         )
-        facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
+        given = _given(self.options, "model", "minutes", "gaps", "recipe")  # what shapes the outcome
         result = {
             "repository": self.repository.name,
             "model": self.options.model,
@@ -394,11 +441,11 @@ class Tuning:
             "before": yardstick.table(before),
             "after": yardstick.table(after),
             "difference": difference,
-            "corpus": facts,
-            "recipe": json.loads((self.folder / "recipe.json").read_text("utf-8")),
+            "corpus": self._facts(),
+            "recipe": read_json(self.folder / "recipe.json", dict[str, Any], "begin anew with another --run"),
             "adapter_bytes": self.adapter.stat().st_size,
             "threads": torch.get_num_threads(),
-            "command": shlex.join(["diffcoder", "tune", self.repository.name, *_given(self.options)]),
+            "command": shlex.join(["diffcoder", "tune", self.repository.name, *given]),
         }
         write_atomically(self.result, json.dumps(result, indent=1).encode())
         page = report.page(result, before, after, report.log_lines(self.folder / "log.jsonl"))
@@ -414,7 +461,7 @@ class Tuning:
 
     def use(self) -> int:
         """Put the adapter where the engine looks before its next request, if it is better and for this model."""
-        if not json.loads(self.result.read_text("utf-8"))["better"]:
+        if not read_json(self.result, _Verdict, "delete it, and --resume writes it again").better:
             raise DiffcoderError(
                 "not_better", "The tuned model was not measurably better, so the engine goes on without it."
             )
@@ -422,13 +469,14 @@ class Tuning:
         read_team_adapter(self.adapter, open_checkpoint(base).config, checkpoint_sha256(base))
         path = store.team_path(self.options.model)
         store.write_atomically(path, lambda part: shutil.copyfile(self.adapter, part))
-        self.live.say("In use from the engine's next request on. `diffcoder tune --off` takes it away.")
+        off = shlex.join(["diffcoder", "tune", *_given(self.options, "model"), "--off"])
+        self.live.say(f"In use from the engine's next request on. `{off}` takes it away.")
         return 0
 
     # --- what is said
 
     def _described(self, corpus: Corpus, gaps: int) -> str:
-        facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
+        facts = self._facts()
         held = int(sum(record["held_out"] for record in corpus.records))
         left_out = sum(
             count for reason, count in facts["left_out"].items() if ":" not in reason and "(" not in reason
@@ -439,7 +487,8 @@ class Tuning:
         )
 
     def _planned(self, plan: Plan) -> str:
-        few = "; that is little: allow more --minutes" if plan.epochs < 0.3 else ""
+        more = "the recipe's epochs allow no more" if plan.whole else "allow more --minutes"
+        few = f"; that is little: {more}" if plan.epochs < _LITTLE else ""
         return (
             f"{plan.steps} steps of {plan.step_s:.1f} s, {plan.epochs:.2f} times {plan.tokens_an_epoch:,} tokens;"
             f" measuring twice {plan.measuring_s / 60:.1f} minutes; about {plan.seconds / 60:.0f} minutes in all{few}"
@@ -460,13 +509,13 @@ def _contaminated() -> tuple[Callable[[str], bool], str]:
     return partial(shares, benchmark_ngrams(files)), f"checked against {len(files)} files"
 
 
-def _given(options: argparse.Namespace) -> list[str]:
-    """The options of a command line that shape its outcome."""
-    names = {"model": "default", "minutes": 60.0, "gaps": 160, "recipe": "team"}
+def _given(options: argparse.Namespace, *names: str) -> list[str]:
+    """Those of a command line's options that are not the defaults."""
+    defaults = {"model": "default", "minutes": 60.0, "gaps": 160, "recipe": "team"}
     return [
         text
-        for name, default in names.items()
-        if (value := getattr(options, name)) != default
+        for name in names
+        if (value := getattr(options, name)) != defaults.get(name)
         for text in (f"--{name}", f"{value:g}" if isinstance(value, float) else str(value))
     ]
 

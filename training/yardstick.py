@@ -1,8 +1,9 @@
 """How well a model fills gaps in files it never saw: asked through the engine's own generator, before and after tuning.
 
 Gaps are whole lines, ends of lines and runs of two to four lines, chosen by a hash of path and place, so that two
-measurements ask the same. An answer is exact when it equals what stood there, white space at line ends apart. Prompts
-are those of the editor, cut to a few hundred tokens around the gap. Differences are judged in pairs, gap by gap.
+measurements ask the same; drafts are planned so that they count alike too. An answer is exact when it equals what stood
+there, white space at line ends apart. Prompts are those of the editor, cut to a few hundred tokens around the gap.
+Differences are judged in pairs, gap by gap.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ from __future__ import annotations
 import hashlib
 import math
 import random
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 from rapidfuzz.distance import Levenshtein
 
-from model.generator import Generator
+from model.drafters import REFERENCE_COST, Beliefs, CostCurve
+from model.generator import Generator, OnDraft, never
+from model.prefix_cache import PrefixCache
 from model.sampler import PREFILL_ROWS
-from model.schema import FillRequest, Limits, ScoreRequest
+from model.schema import FillRequest, FillResponse, Limits, ScoreRequest
 
 BEFORE, BEHIND = 2000, 800  # characters of context that a gap keeps
 KINDS = ("line", "line end", "line", "lines")
@@ -89,34 +93,44 @@ def _draw(*parts: object) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, parts)).encode()).digest()[:6], "big")
 
 
-def measure(
-    generator: Generator, asked: Sequence[Gap], report: Callable[[int], None] = lambda done: None
-) -> list[Outcome]:
-    """Fill and score every gap."""
-    found = []
-    for number, gap in enumerate(asked):
+class Filler(Generator):
+    """The engine's generator, whose counts do not depend on the machine's load nor on what it was asked before: one fixed
+    cost curve, and with every gap new beliefs and nothing cached. So a measurement can be stopped anywhere."""
+
+    def _measure(self) -> CostCurve:
+        return CostCurve(REFERENCE_COST)
+
+    def fill(
+        self, request: FillRequest, on_draft: OnDraft | None = None, cancelled: Callable[[], bool] = never
+    ) -> FillResponse:
+        self._beliefs = Beliefs(self.cost)
+        self._cache = PrefixCache(self._decoder.config, self._window, 1)
+        return super().fill(request, on_draft, cancelled)
+
+
+def measure(generator: Generator, asked: Sequence[Gap]) -> Iterator[tuple[float, Outcome]]:
+    """Fill and score every gap: the seconds that took, and what came of it."""
+    for gap in asked:
+        begun = time.monotonic()
         limits = Limits(max_tokens=96, single_line=gap.kind != "lines")
         filled = generator.fill(
             FillRequest(prefix=gap.prefix, suffix=gap.suffix, language=gap.language, limits=limits)
         )
         scores = generator.score(ScoreRequest(text=gap.text, prefix=gap.prefix, suffix=gap.suffix)).tokens
         answer, usage = filled.text, filled.usage
-        found.append(
-            Outcome(
-                gap.name,
-                gap.kind,
-                _lines(answer) == _lines(gap.text),
-                Levenshtein.normalized_similarity(answer.strip(), gap.text.strip()),
-                -math.fsum(score.logprob for score in scores) / math.log(2),
-                len(scores),
-                usage.tokens,
-                usage.forwards - (usage.prefill_tokens - 1) // PREFILL_ROWS,
-                usage.ms - usage.prefill_ms,
-                answer,
-            )
+        outcome = Outcome(
+            gap.name,
+            gap.kind,
+            _lines(answer) == _lines(gap.text),
+            Levenshtein.normalized_similarity(answer.strip(), gap.text.strip()),
+            -math.fsum(score.logprob for score in scores) / math.log(2),
+            len(scores),
+            usage.tokens,
+            usage.forwards - (usage.prefill_tokens - 1) // PREFILL_ROWS,
+            usage.ms - usage.prefill_ms,
+            answer,
         )
-        report(number + 1)
-    return found
+        yield time.monotonic() - begun, outcome
 
 
 def _lines(text: str) -> list[str]:
@@ -166,8 +180,3 @@ def mcnemar(only_first: int, only_second: int) -> float:
     """Exact two-sided p-value that two models are equally good, from the gaps that only one of them got right."""
     total, fewer = only_first + only_second, min(only_first, only_second)
     return min(1.0, 2 * sum(math.comb(total, n) for n in range(fewer + 1)) / 2**total)
-
-
-def as_rows(outcomes: Iterable[Outcome]) -> list[dict[str, object]]:
-    """For JSON."""
-    return [asdict(outcome) for outcome in outcomes]

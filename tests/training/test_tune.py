@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import threading
 from collections import Counter
+from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
 from model import store
+from model.drafters import REFERENCE_COST, CostCurve
 from model.generator import Generator
-from model.schema import ScoreRequest
+from model.schema import FillRequest, FillResponse, ScoreRequest
 from tests.model.folders import write_model
-from training import commits, transformations, tune
+from training import commits, transformations, tune, yardstick
+from training.live import Live
+from training.measurement import Measurement
 from training.trainer import Trainer
+from training.yardstick import Filler, Outcome
 
 FILES = 12
 
@@ -93,8 +100,15 @@ def test_it_learns_a_repository_and_the_engine_takes_it_up(
 ) -> None:
     where = ("--run", str(tmp_path / "run"))
     assert run(repository, base, recipe, *where, "--dry-run") == 0
-    assert "minutes in all" in capsys.readouterr().out
-    assert run(repository, base, recipe, *where, "--use") == 0
+    said = capsys.readouterr().out
+    assert "minutes in all" in said
+    assert "Benchmarks: not checked: DIFFCODER_EVALS is not set" in said
+    assert run(repository, base, recipe, *where) == 0
+    assert not store.team_path(str(base)).exists()
+    use = shlex.split(capsys.readouterr().out.rpartition("To use it: ")[2])
+    assert use[:2] == ["diffcoder", "tune"]
+    assert tune.main(use[2:]) == 0
+    off = shlex.split(capsys.readouterr().out.split("`")[1])
     result = json.loads((tmp_path / "run" / "result.json").read_text())
     assert result["better"], result["difference"]
     assert result["difference"]["bits"] < -0.5
@@ -106,7 +120,7 @@ def test_it_learns_a_repository_and_the_engine_takes_it_up(
     assert "<script" not in page
     generator = Generator.load(str(base), team=store.team_path(str(base)))
     tuned = bits(generator, source(99))
-    assert tune.main(["--off", "--model", str(base)]) == 0
+    assert tune.main(off[2:]) == 0
     assert bits(generator, source(99)) > tuned + 10
 
 
@@ -142,6 +156,117 @@ def test_a_stop_keeps_the_work_and_resume_ends_where_an_unbroken_run_does(
     assert run(repository, base, recipe, "--run", str(tmp_path / "parts"), "--resume") == 0
     whole, parts = ((tmp_path / name / "adapter.safetensors").read_bytes() for name in ("whole", "parts"))
     assert whole[8:].split(b"layers.0", 1)[1] == parts[8:].split(b"layers.0", 1)[1]
+
+
+def outcomes(run: Path, when: str) -> list[Outcome]:
+    """What does not depend on the clock."""
+    return [replace(outcome, ms=0.0) for outcome in Measurement(run / f"{when}.jsonl", 0).outcomes]
+
+
+def test_a_measurement_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(
+    repository: Path,
+    base: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert run(repository, base, recipe, "--run", str(whole)) == 0
+    fill, filled = Filler.fill, []
+
+    def interrupted(filler: Filler, request: FillRequest) -> FillResponse:
+        filled.append(fill(filler, request))
+        if len(filled) % 6 == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return filled[-1]
+
+    monkeypatch.setattr(Filler, "fill", interrupted)
+    assert run(repository, base, recipe, "--run", str(parts)) == 130
+    assert outcomes(parts, "before") == outcomes(whole, "before")[:5]
+    with (parts / "before.jsonl").open("a") as file:
+        file.write('[0.1,{"name":"par')  # as a kill leaves it
+    again = shlex.split(capsys.readouterr().err.rpartition("go on with: ")[2])[2:]
+    assert tune.main(again) == 130
+    assert outcomes(parts, "before") == outcomes(whole, "before")
+    assert len(outcomes(parts, "after")) == 2
+    assert tune.main(again) == 130
+    assert len(outcomes(parts, "after")) == 7
+    assert tune.main(again) == 0
+    assert outcomes(parts, "after") == outcomes(whole, "after")
+    results = [json.loads((folder / "result.json").read_text()) for folder in (whole, parts)]
+    assert results[0]["difference"] == results[1]["difference"]
+    assert results[0]["after"] == results[1]["after"]
+
+
+@pytest.mark.parametrize("flag", ["--resume", "--finish"])
+def test_what_goes_on_needs_a_run(
+    flag: str, repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(repository, base, recipe, "--run", str(tmp_path / "none"), flag) == 1
+    said = capsys.readouterr().err
+    assert "holds no run to go on with" in said
+    assert flag in said
+    assert not (tmp_path / "none").exists()
+
+
+def test_use_without_a_result_says_that_it_learns_first_and_damaged_files_are_named(
+    repository: Path,
+    base: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
+    folder = tmp_path / "run"
+    tuned = [str(repository), "--model", str(base), "--run", str(folder)]
+    assert run(repository, base, recipe, "--run", str(folder), "--use") in (0, 1)
+    assert "no finished run" in capsys.readouterr().out
+    files = ("result.json", "recipe.json", "before.jsonl", "corpus/corpus.json")
+    for name, damage in product(files, (b'{"better', b"\xff\xfe\n\n", b"7")):
+        kept = (folder / name).read_bytes()
+        (folder / name).write_bytes(damage if name != "before.jsonl" else b"8\n" + damage + b"\n")
+        assert tune.main([*tuned, "--use" if name == "result.json" else "--resume"]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith(f"diffcoder tune: {folder / name} cannot be read")
+        assert said.count("\n") == 1
+        (folder / name).write_bytes(kept)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [("--minutes", "-3"), ("--minutes", "nan"), ("--minutes", "inf"), ("--threads", "-1"), ("--gaps", "0")],
+)
+def test_numbers_that_make_no_sense_are_refused(
+    wrong: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as end:
+        tune.main([".", *wrong])
+    assert end.value.code == 2
+    assert f"argument {wrong[0]}: {wrong[1]} is not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("whole", "way"), [(True, "recipe's epochs"), (False, "--minutes")])
+def test_what_keeps_training_short_is_named(
+    whole: bool, way: str, repository: Path, base: Path, recipe: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    minutes = "60" if whole else "0.001"
+    recipe.write_text(recipe.read_text().replace("epochs = 3.0", f"epochs = {0.1 if whole else 3.0}"))
+    assert run(repository, base, recipe, "--minutes", minutes, "--dry-run") == 0
+    said = capsys.readouterr().out
+    assert f"that is little: {'' if whole else 'allow more '}" in said
+    assert way in said
+
+
+def test_a_run_without_a_terminal_says_what_it_knows(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("training.live.EVERY_S", -1.0)
+    with Live().training(5) as line:
+        line({"step": 1, "loss": 2.5, "rows_per_s": 80.0})
+    assert capsys.readouterr().out == "step 1 of 5: loss 2.5, 80.0 rows/s\n"
 
 
 def test_a_folder_that_is_no_run_is_left_alone(
@@ -222,3 +347,18 @@ def test_commit_messages_that_say_nothing_teach_nothing(repository: Path) -> Non
     assert [a for a, b in zip(lines, changed, strict=True) if a != b] == [
         line.replace("record.live and ", "") for line in changed if "live and" in line
     ]
+
+
+@pytest.mark.parametrize(("kind", "same"), [(Filler, True), (Generator, False)])
+def test_a_gap_is_measured_alike_whatever_was_asked_before(
+    kind: type[Generator], same: bool, base: Path, recipe: Path
+) -> None:
+    generator = kind.load(str(base), threads=1)
+    generator.cost = CostCurve(REFERENCE_COST)
+    gap = yardstick.gaps([("part0.py", "python", source(0))], 1)
+    ((_, first),) = yardstick.measure(generator, gap)
+    for _ in range(100):
+        generator._beliefs.lookup.update(0, 4)  # drafts that came to nothing
+    ((_, second),) = yardstick.measure(generator, gap)
+    assert (second.forwards == first.forwards < first.tokens) == same
+    assert (second.answer, second.bits) == (first.answer, first.bits)
