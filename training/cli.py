@@ -32,7 +32,7 @@ from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer
 from training import chats, commits, diffusion, drafting, layouts, transformations
 from training import corpus as corpora
-from training.arguments import count
+from training.arguments import amount, count
 from training.continuations import write_on
 from training.decontamination import SETS, WORDS, benchmark_ngrams, remember, require_clean, sets, shares
 from training.diffusion import DiffusionTask
@@ -136,7 +136,7 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
         action="append",
         help="folder of edits or answers to learn from; again for more",
     )
-    add.add_argument("--minutes", type=float, default=1e9)
+    add.add_argument("--minutes", type=amount, default=1e9)
     add.add_argument("--resume", action="store_true")
     add.add_argument(
         "--start", type=Path, help="adapter file to start from (gated recipes), with a fresh optimiser"

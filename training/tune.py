@@ -417,11 +417,15 @@ class Tuning:
             if not resume:
                 trainer.evaluate()
             try:
-                trainer.train(0.0 if self.options.finish else 1e9)
+                if self.options.finish:
+                    trainer.evaluate()
+                    trainer.lock.release()
+                else:
+                    trainer.train(1e9)
             except DiffcoderError as error:
                 if error.code != "not_finite":
                     raise
-                way = "(A new run: --recipe FILE --run FOLDER; --finish measures what is there.)"
+                way = "(A new run: --recipe FILE --run FOLDER; --finish measures what was saved.)"
                 raise DiffcoderError(error.code, f"{error.message} {way}") from error
         if not trainer.stopping:
             write_atomically(done, json.dumps({"step": trainer.step}).encode())

@@ -129,7 +129,7 @@ def test_counts_are_whole_and_positive(words: list[str], capsys: pytest.CaptureF
 
 def test_common_options_may_stand_anywhere(made: Path, tmp_path: Path) -> None:
     common = ["--base", str(made / "base"), "--corpus", str(made / "corpus"), "--threads", "1"]
-    recipe, further = str(made / "gated.toml"), ["--minutes", "0", *sets(made)]
+    recipe, further = str(made / "gated.toml"), ["--minutes", "1e-9", *sets(made)]
     for n, words in enumerate(([*common, recipe], [recipe, *common], ["train", *common, recipe])):
         assert cli.main([*words, "--run", str(tmp_path / str(n)), *further]) == 0
 
@@ -191,7 +191,7 @@ def test_a_run_that_was_killed_or_met_a_full_disk_goes_on_as_if_it_had_not(
     def run(name: str, *arguments: str, limit: int | None = None) -> subprocess.Popen[str]:
         return started(made, str(recipe), "--run", str(tmp_path / name), *arguments, limit=limit)
 
-    whole, parts = run("whole"), run("parts", "--minutes", "0")
+    whole, parts = run("whole"), run("parts", "--minutes", "1e-9")
     assert (whole.wait(), parts.wait()) == (0, 0)
     before = weights(tmp_path / "parts")
     killed = run("parts", "--resume")

@@ -1,6 +1,7 @@
 """A run of a tiny base: it learns, it resumes to the last bit, and what goes wrong costs nothing."""
 
 import json
+import re
 import shutil
 
 import msgspec
@@ -10,6 +11,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from model.schema import DiffcoderError
+from training import cli
 from training.corpus import Corpus
 from training.drafting import Drafting, export_checkpoint
 from training.examples import Examples, store
@@ -127,7 +129,7 @@ def test_the_adapter_of_a_checkpoint_is_the_one_that_the_run_exported(tiny_base,
     with safe_open(run / "adapter.safetensors", "pt") as file:
         exported = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     (run / "adapter.safetensors").unlink()
-    with safe_open(export_checkpoint(tiny_base, run), "pt") as file:
+    with safe_open(export_checkpoint(RECIPE, tiny_base, run), "pt") as file:
         assert file.metadata()["step"] == str(RECIPE.steps)
         assert exported.keys() == set(file.keys())
         assert all(
@@ -206,7 +208,7 @@ def test_where_nothing_is_saved_yet_the_weights_before_the_failure_are_kept(tiny
     (kept, facts), (good, _) = checkpoint(run), checkpoint(tmp_path / "good")
     assert facts["step"] == "3"
     assert all(np.array_equal(value.numpy(), kept[name].numpy()) for name, value in good.items())
-    assert export_checkpoint(tiny_base, run).is_file()
+    assert export_checkpoint(RECIPE, tiny_base, run).is_file()
 
 
 def test_a_checkpoint_is_not_replaced_by_weights_that_would_fail_again(tiny_base, corpus, tmp_path):
@@ -228,7 +230,7 @@ def test_a_run_goes_on_with_its_own_base_and_shapes_alone(tiny_base, corpus, tmp
     with pytest.raises(DiffcoderError, match="another recipe or base"):
         trainer(other, corpus, run, resume=True)
     with pytest.raises(DiffcoderError, match="another base"):
-        export_checkpoint(other, run)
+        export_checkpoint(RECIPE, other, run)
     trainer(tiny_base, corpus, run, msgspec.structs.replace(RECIPE, lr=1e-4), resume=True)
     changed = [line["changed"] for line in map(json.loads, (run / "log.jsonl").open()) if "changed" in line]
     assert changed == [{"lr": [1e-3, 1e-4]}]
@@ -290,7 +292,7 @@ def test_a_corpus_of_which_nothing_holds_a_block_ends_in_a_sentence(tiny_base, c
         trainer(tiny_base, corpus, tmp_path / "run", recipe).train(minutes=60)
 
 
-def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tiny_base, corpus, tmp_path):
+def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tiny_base, corpus, tmp_path, capsys):
     run = tmp_path / "run"
     trainer(tiny_base, corpus, run).train(minutes=0)
     for name, way in (
@@ -302,12 +304,12 @@ def test_a_damaged_file_of_a_run_is_named_with_what_to_do(tiny_base, corpus, tmp
         (run / name).write_bytes(whole[: len(whole) // 2])
         with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
             trainer(tiny_base, corpus, run, resume=True)
-        with pytest.raises(DiffcoderError, match=rf"{name} cannot be read .*{way}"):
-            export_checkpoint(tiny_base, run)
+        assert cli.main(["export", "--base", str(tiny_base), "--run", str(run)]) == 1
+        assert re.search(rf"{name} cannot be read .*{way}", capsys.readouterr().err)
         (run / name).write_bytes(whole)
     (run / "recipe.json").unlink()
     trainer(tiny_base, corpus, run, resume=True).train(minutes=0)
-    assert export_checkpoint(tiny_base, run).is_file()
+    assert export_checkpoint(RECIPE, tiny_base, run).is_file()
 
 
 def test_a_full_disk_keeps_the_last_good_file(tmp_path):
