@@ -22,6 +22,8 @@ interface State {
   running: boolean;
   /** A run that was begun and not finished can go on. */
   begun: boolean;
+  /** It has learnt something that can be measured. */
+  learning: boolean;
   said: string;
   failed: string;
   steps: number;
@@ -164,7 +166,8 @@ export class TuneView implements Disposable {
     const done = steps.at(-1)?.step ?? 0;
     return {
       running: this.process !== undefined,
-      begun: steps.length > 0,
+      begun: steps.length > 0 || (await read('before.jsonl')) !== '', // gaps are measured before it learns
+      learning: steps.length > 0,
       said: this.said,
       failed: this.failed,
       steps: planned,
@@ -233,7 +236,7 @@ const show = (id, on) => $(id).toggleAttribute('hidden', !on); // an SVG element
 const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 addEventListener('message', ({ data }) => {
   show('start', !data.running && !data.begun); show('resume', !data.running && data.begun && !data.result);
-  show('finish', !data.running && data.begun && !data.result); show('stop', data.running);
+  show('finish', !data.running && data.learning && !data.result); show('stop', data.running);
   for (const id of ['use', 'off', 'anew']) show(id, !data.running && data.result);
   set('said', data.said); set('failed', data.failed);
   const losses = data.losses, n = losses.length;

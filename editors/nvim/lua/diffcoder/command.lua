@@ -140,7 +140,13 @@ local function tune(options)
   local status = client and server.status(client)
   local model = status and { '--model', status.model } or {}
   local command = vim.iter({ program, model, words, { root } }):flatten():totable()
-  local use = vim.iter({ program, model, { '--use', root } }):flatten():totable()
+  local named = {} -- which run it is, in the words given
+  for index, word in ipairs(words) do
+    if word == '--run' or word == '--model' or word == '--recipe' then
+      vim.list_extend(named, { word, words[index + 1] })
+    end
+  end
+  local use = vim.iter({ program, model, named, { '--use', root } }):flatten():totable()
   require('diffcoder.terminal').run({ command }, function(ok)
     if not ok then
       return message.warn('the tuning ended early: the terminal says why; `:Diffcoder tune --resume` goes on')
