@@ -17,5 +17,5 @@ def amount(text: str) -> float:
     """A finite number above 0."""
     number = float(text)
     if not (number > 0 and math.isfinite(number)):
-        raise argparse.ArgumentTypeError(f"{text} is not a finite number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is no finite number above 0")
     return number

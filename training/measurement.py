@@ -60,5 +60,6 @@ class Measurement:
 
     def _damaged(self) -> DiffcoderError:
         return DiffcoderError(
-            "damaged_run", f"{self.path} is damaged or of other gaps: delete it, and --resume measures again."
+            "damaged_run",
+            f"{self.path} cannot be read or is of other gaps: delete it, and --resume measures again.",
         )

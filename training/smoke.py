@@ -93,7 +93,7 @@ def _run(folder: Path) -> int:
             continue  # `tune` runs it
         start = folder / "sdc-cpt" / "model" if name == "sdc-sft-lora" else base
         run = ["train", recipe, "--run", folder / name, *further.get(name, ()), *against]
-        train(*run, "--minutes", 0, base=start)  # a step, then on from its checkpoint
+        train(*run, "--minutes", 1e-9, base=start)  # a step, then on from its checkpoint
         train(*run, "--resume", base=start)
         train("export", "--run", folder / name, base=start)
         figure = "loss" if name == "gated" else "bits_per_token"  # held out, where the task measures it

@@ -245,7 +245,7 @@ def test_numbers_that_make_no_sense_are_refused(
     with pytest.raises(SystemExit) as end:
         tune.main([".", *wrong])
     assert end.value.code == 2
-    assert f"argument {wrong[0]}: {wrong[1]} is not" in capsys.readouterr().err
+    assert f"argument {wrong[0]}: {wrong[1]} is no" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("whole", "way"), [(True, "recipe's epochs"), (False, "--minutes")])
