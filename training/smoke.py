@@ -85,7 +85,7 @@ def _run(folder: Path) -> int:
     edits = ["--examples", folder / "edits"]
     further: dict[str, list[object]] = {
         "sdc-sft-lora": [*edits, "--examples", folder / "chats"],
-        "gated": ["--written", folder / "written"],
+        "gated": ["--written", folder / "written", *edits],
     }
     fell = True
     for name, recipe in recipes.items():
