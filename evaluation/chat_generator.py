@@ -22,7 +22,7 @@ import torch
 from evaluation.batch import Batch, SharedDecoder, SharedLinear
 from evaluation.runs import Planning
 from evaluation.task import Chat, Continuation
-from model import loading, sampler
+from model import layout, loading, sampler
 from model.decoder import KVCache
 from model.drafters import REFERENCE_COST, Beliefs, CostCurve, PromptLookup, TextDrafter
 from model.generator import SPARE, Generator, _Text, never
@@ -120,25 +120,17 @@ class ChatGenerator(Generator):
 
 def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -> list[Piece]:
     """One turn in the family's chat form, with the maker's own default system message."""
+    if profile.chat == "none":
+        raise DiffcoderError("unsupported_model", "This model does not chat: leave --style at completion.")
     if profile.chat == "chatml":
-        start, end = Mark("<|im_start|>"), Mark("<|im_end|>")
         system = system or DEFAULT_SYSTEM.get(profile.name, DEFAULT_SYSTEM["qwen-coder"])
-        first: list[Piece] = [start, f"system\n{system}", end, "\n", start, f"user\n{user}", end, "\n", start]
-        return [*first, f"assistant\n{opening}"]
-    if profile.chat == "seed":
-        begin, stop = Mark("<[begin▁of▁sentence]>"), Mark("<[end▁of▁sentence]>")
-        system = system or DEFAULT_SYSTEM["seed-coder"]
-        return [
-            begin,
-            f"system\n{system}\n\n",
-            stop,
-            begin,
-            f"user\n{user}",
-            stop,
-            begin,
-            f"assistant\n{opening}",
-        ]
-    raise DiffcoderError("unsupported_model", "This model does not chat: leave --style at completion.")
+    else:
+        system = (system or DEFAULT_SYSTEM["seed-coder"]) + "\n"
+    return [
+        *layout.turn(profile, "system", system),
+        *layout.turn(profile, "user", user),
+        *layout.opened(profile, opening),
+    ]
 
 
 @functools.lru_cache(1)

@@ -66,6 +66,11 @@ def encode_text(tokenizer: Tokenizer, text: str) -> list[int]:
     return tokenizer.encode(text, add_special_tokens=False).ids
 
 
+def special_ids(tokenizer: Tokenizer) -> dict[str, int]:
+    """The ids of the special tokens by name."""
+    return {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+
+
 class TokenTable:
     """What each id stands for. `bytes[id]` is the token's UTF-8 bytes, possibly a part of a character; empty
     for every id of `not_text`: specials, and ids that no token has. `special_ids` maps their names to ids.
@@ -73,7 +78,7 @@ class TokenTable:
 
     def __init__(self, tokenizer: Tokenizer, size: int):
         specials = tokenizer.get_added_tokens_decoder()
-        self.special_ids: dict[str, int] = {token.content: id for id, token in specials.items()}
+        self.special_ids = special_ids(tokenizer)
         table = [b""] * size
         for token, id in tokenizer.get_vocab(with_added_tokens=False).items():
             if id not in specials:

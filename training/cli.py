@@ -29,7 +29,7 @@ from model import loading, store
 from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
-from model.tokens import encode_text, load_tokenizer
+from model.tokens import encode_text, load_tokenizer, special_ids
 from training import chats, commits, diffusion, drafting, layouts, transformations
 from training import corpus as corpora
 from training.arguments import amount, count
@@ -336,8 +336,7 @@ def _require_clean_examples(options: argparse.Namespace, folder: Path) -> None:
 
 
 def _marks(base: Path) -> layouts.Marks | None:
-    ids = load_tokenizer(open_checkpoint(base)).get_added_tokens_decoder().items()
-    return layouts.marks_of({token.content: id for id, token in ids})
+    return layouts.marks_of(special_ids(load_tokenizer(open_checkpoint(base))))
 
 
 def mine_commits(options: argparse.Namespace) -> None:
@@ -365,10 +364,7 @@ def mine_commits(options: argparse.Namespace) -> None:
             yield edit
 
     examples = list(sequences(counted(chain(found, islice(made, options.most))), profile, tokenizer))
-    if not examples:
-        raise DiffcoderError("no_examples", f"{options.repository} gave no edit to learn from.")
-    store_examples(options.folder, examples, _digest_of(tokenizer))
-    _require_clean_examples(options, options.folder)
+    _keep(options, examples, tokenizer, f"{options.repository} gave no edit")
     print(json.dumps({"edits": origins, "that fit": len(examples), "left out": left_out}, indent=1))
 
 
@@ -379,11 +375,18 @@ def read_chats(options: argparse.Namespace) -> None:
     counts: Counter[str] = Counter()
     profile = profile_of(checkpoint, tokenizer)
     examples = list(chats.sequences(options.file, profile, tokenizer, contaminated, counts))
+    _keep(options, examples, tokenizer, f"{options.file} gave no answer")
+    print(json.dumps({"answers": len(examples)} | counts, indent=1))
+
+
+def _keep(
+    options: argparse.Namespace, examples: list[layouts.Sequence], tokenizer: Tokenizer, without: str
+) -> None:
+    """Write what was found into the folder that is named, and check it against the benchmarks."""
     if not examples:
-        raise DiffcoderError("no_examples", f"{options.file} gave no answer to learn from.")
+        raise DiffcoderError("no_examples", f"{without} to learn from.")
     store_examples(options.folder, examples, _digest_of(tokenizer))
     _require_clean_examples(options, options.folder)
-    print(json.dumps({"answers": len(examples)} | counts, indent=1))
 
 
 def train(options: argparse.Namespace) -> int:

@@ -31,14 +31,14 @@ from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
 from training.gated import as_ids, checkpoint_sha256
-from training.models import averages, write_model
+from training.models import write_model
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
 from training.packing import Pack, Packing
 from training.parallel import World
 from training.recipe import Diffusion
 from training.team import merged, team_bytes
-from training.trainer import Loss
+from training.trainer import Loss, averages
 
 HELD_OUT_PACKS = 4
 _LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however large the vocabulary is

@@ -22,13 +22,12 @@ from training.corpus import Corpus
 from training.examples import Examples
 from training.files import reading, save_array, write_atomically
 from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
-from training.models import averages
 from training.noise import rate_ceiling
 from training.noisy_blocks import Noisy
 from training.parallel import World
 from training.progress import HeldOut, measure
 from training.recipe import Gated
-from training.trainer import AGAIN, Loss
+from training.trainer import AGAIN, Loss, averages
 
 _DRAWS = 10_000  # of a sequence that holds a block, before the search is given up
 

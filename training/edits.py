@@ -18,7 +18,7 @@ from model.checkpoints import Checkpoint
 from model.layout import Mark, Selection
 from model.profiles import Profile
 from model.schema import EditRequest
-from model.tokens import encode_text
+from model.tokens import encode_text, special_ids
 from training.layouts import Sequence
 
 MOST_TOKENS = 1024  # of an example, the prompt's file around the selection included
@@ -63,7 +63,7 @@ def sequence(edit: Edit, profile: Profile, tokenizer: Tokenizer) -> Sequence | N
 
 def ids_of(pieces: Iterable[layout.Piece], tokenizer: Tokenizer) -> list[int]:
     """The ids of a prompt's pieces."""
-    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    marks = special_ids(tokenizer)
     return [
         id
         for piece in pieces
@@ -73,8 +73,7 @@ def ids_of(pieces: Iterable[layout.Piece], tokenizer: Tokenizer) -> list[int]:
 
 def profile_of(checkpoint: Checkpoint, tokenizer: Tokenizer, name: str = "auto") -> Profile:
     """The family of a base, by its name in the registry or by its marks, and what a recipe made of it."""
-    marks = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    return profiles.find(name, checkpoint.architecture, marks, checkpoint.made)
+    return profiles.find(name, checkpoint.architecture, special_ids(tokenizer), checkpoint.made)
 
 
 def sequences(edits: Iterable[Edit], profile: Profile, tokenizer: Tokenizer) -> Iterator[Sequence]:

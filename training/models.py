@@ -8,16 +8,13 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
-from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from model.checkpoints import Checkpoint, source_name
-from model.schema import DiffcoderError
 from model.tokens import load_tokenizer
-from training.files import reading, write_atomically
+from training.files import write_atomically
 from training.scratch import HUGGING_FACE, hugging_face_config
-from training.trainer import AGAIN
 
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
 
@@ -36,23 +33,6 @@ def write_model(
     write_atomically(folder / "model.safetensors", save(tensors, {"format": "pt"}))
     config = hugging_face_config(base.config, base.architecture) | {"diffcoder": made}
     write_atomically(folder / "config.json", json.dumps(config, indent=1).encode())
-
-
-def averages(run: Path, base_sha256: str) -> tuple[dict[str, Tensor], dict[str, object]]:
-    """The averaged weights of a run's last checkpoint by name, and the step and rows it stands at.
-
-    `base_sha256`: of the base that they must belong to, empty where every weight was trained.
-    """
-    path = run / "checkpoint.safetensors"
-    if not path.is_file():
-        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
-    with reading(path, AGAIN), safe_open(path, "pt") as file:
-        facts = file.metadata()
-        if facts.get("base_sha256", base_sha256) != base_sha256:
-            raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
-        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
-        weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
-    return weights, {key: int(facts[key]) for key in ("step", "rows")}
 
 
 def _tokenizer(base: Checkpoint) -> dict[str, bytes]:

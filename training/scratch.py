@@ -15,6 +15,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from model.checkpoints import source_name, tensor_shapes
 from model.decoder import Config
+from model.tokens import special_ids
 
 MARKS = (
     "<|endoftext|>",
@@ -73,8 +74,7 @@ def write(
 
 def marks_of(folder: Path) -> dict[str, int]:
     """The ids of a written model's special tokens."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    return {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    return special_ids(Tokenizer.from_file(str(folder / "tokenizer.json")))
 
 
 def hugging_face_config(c: Config, architecture: str) -> dict[str, object]:

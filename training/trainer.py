@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -26,7 +26,7 @@ from safetensors.torch import save
 from torch import Tensor, nn
 
 from model.schema import DiffcoderError
-from training.files import reading, write_atomically
+from training.files import read_json, reading, write_atomically
 from training.optimiser import Optimiser, Zero
 from training.parallel import World
 from training.recipe import Recipe
@@ -138,6 +138,13 @@ class Trainer:
         finally:
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+            self.lock.release()
+
+    def finish(self) -> None:
+        """Measure and export what there is, with no step more."""
+        try:
+            self.evaluate()
+        finally:
             self.lock.release()
 
     def _steps(self, minutes: float) -> None:
@@ -305,10 +312,26 @@ class Trainer:
     def _note_changes(self) -> None:
         """Log the fields of the recipe that are others than before the stop."""
         path, now = self.run / "recipe.json", json.loads(msgspec.json.encode(self.recipe))
-        with reading(path, REWRITTEN):
-            before = json.loads(path.read_bytes()) if path.is_file() else now
+        before = read_json(path, dict[str, Any], REWRITTEN) if path.is_file() else now
         changed = {
             name: [before.get(name), value] for name, value in now.items() if before.get(name) != value
         }
         if changed:
             self._write({"resumed": self.step, "changed": changed})
+
+
+def averages(run: Path, base_sha256: str) -> tuple[dict[str, Tensor], dict[str, object]]:
+    """The averaged weights of a run's last checkpoint by name, and the step and rows it stands at.
+
+    `base_sha256`: of the base that they must belong to, empty where every weight was trained.
+    """
+    path = run / "checkpoint.safetensors"
+    if not path.is_file():
+        raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
+    with reading(path, AGAIN), safe_open(path, "pt") as file:
+        facts = file.metadata()
+        if facts.get("base_sha256", base_sha256) != base_sha256:
+            raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
+        names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
+        weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}
+    return weights, {key: int(facts[key]) for key in ("step", "rows")}

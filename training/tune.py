@@ -34,7 +34,7 @@ from model.checkpoints import open_checkpoint
 from model.generator import Generator
 from model.profiles import Profile
 from model.schema import DiffcoderError
-from model.tokens import encode_text, load_tokenizer
+from model.tokens import encode_text, load_tokenizer, special_ids
 from training import commits, layouts, report, transformations, yardstick
 from training.arguments import amount, count
 from training.corpus import Corpus, Document, Source, walk, write
@@ -333,13 +333,9 @@ class Tuning:
         model = self.options.model
         path = store.model_path(model)
         profile = self._profile()
-        marks = {
-            t.content: id
-            for id, t in load_tokenizer(open_checkpoint(path)).get_added_tokens_decoder().items()
-        }
         drafting = loading.shipped_adapter(model) if profile.weights == "gated" else None
         edits = self.folder / "edits"
-        found = layouts.marks_of(marks)
+        found = layouts.marks_of(special_ids(load_tokenizer(open_checkpoint(path))))
         recipe = self.recipe if found is not None else msgspec.structs.replace(self.recipe, infill=0.0)
         examples = Examples(edits, "diffcoder tune") if edits.is_dir() else None
         return TeamTask(recipe, path, corpus, found, drafting, examples)
@@ -418,8 +414,7 @@ class Tuning:
                 trainer.evaluate()
             try:
                 if self.options.finish:
-                    trainer.evaluate()
-                    trainer.lock.release()
+                    trainer.finish()
                 else:
                     trainer.train(1e9)
             except DiffcoderError as error:

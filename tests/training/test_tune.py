@@ -86,6 +86,12 @@ def recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
+@pytest.fixture
+def five_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Training takes as many, however quick the machine."""
+    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
+
+
 def run(repository: Path, base: Path, recipe: Path, *more: str) -> int:
     common = ["--model", str(base), "--recipe", str(recipe), "--gaps", "8", "--threads", "1"]
     return tune.main([str(repository), *common, *more])
@@ -135,10 +141,10 @@ def test_what_is_held_out_is_nowhere_in_training(
     assert {edit.path for edit in edited} == {record["path"] for record in records} - held
 
 
+@pytest.mark.usefixtures("five_steps")
 def test_a_stop_keeps_the_work_and_resume_ends_where_an_unbroken_run_does(
     repository: Path, base: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
     assert run(repository, base, recipe, "--run", str(tmp_path / "whole")) == 0
     step, threads = Trainer._step, []
 
@@ -163,6 +169,7 @@ def outcomes(run: Path, when: str) -> list[Outcome]:
     return [replace(outcome, ms=0.0) for outcome in Measurement(run / f"{when}.jsonl", 0).outcomes]
 
 
+@pytest.mark.usefixtures("five_steps")
 def test_a_measurement_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_does(
     repository: Path,
     base: Path,
@@ -171,7 +178,6 @@ def test_a_measurement_that_was_stopped_goes_on_and_ends_where_an_unbroken_one_d
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     assert run(repository, base, recipe, "--run", str(whole)) == 0
     fill, filled = Filler.fill, []
@@ -211,15 +217,14 @@ def test_what_goes_on_needs_a_run(
     assert not (tmp_path / "none").exists()
 
 
+@pytest.mark.usefixtures("five_steps")
 def test_use_without_a_result_says_that_it_learns_first_and_damaged_files_are_named(
     repository: Path,
     base: Path,
     recipe: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(tune.Tuning, "_plan", lambda *_: tune.Plan(1000, 0.1, 5, 1.0, 1.0))
     folder = tmp_path / "run"
     tuned = [str(repository), "--model", str(base), "--run", str(folder)]
     assert run(repository, base, recipe, "--run", str(folder), "--use") in (0, 1)
