@@ -44,7 +44,7 @@ from training.examples import store as store_examples
 from training.files import reading
 from training.gated import GatedModel, checkpoint_sha256, load_adapter
 from training.parallel import join
-from training.progress import HeldOut, hits, with_intervals
+from training.progress import HeldOut, Hits, difference, hits, with_intervals
 from training.recipe import Diffusion, Gated, Kinds, Team, load
 from training.sources import discover
 from training.team import TeamTask
@@ -117,7 +117,15 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add.set_defaults(run=decontaminate)
     add = commands.add_parser("write", help="let the base continue real prompts")
     add.add_argument("folder", type=Path)
-    add.add_argument("--humaneval", type=Path, help="prompts from this benchmark file, for evaluation only")
+    prompts = add.add_mutually_exclusive_group()
+    prompts.add_argument(
+        "--humaneval", type=Path, help="prompts from this benchmark file, for evaluation only"
+    )
+    prompts.add_argument(
+        "--of-held-out",
+        action="store_true",
+        help="prompts from the corpus's held-out files, for evaluation only",
+    )
     add.add_argument("--recipe", default="gated")
     add.add_argument("--run", dest="run_folder", type=Path, required=True)
     add.add_argument("--count", type=count, default=40)
@@ -149,6 +157,9 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("evaluate", help="held-out numbers of an adapter file")
     add.add_argument("adapter", type=Path)
     add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
+    add.add_argument(
+        "--against", type=Path, help="another adapter file: differences in pairs, this one's less its"
+    )
     add.add_argument("--files", type=count, default=12, help="held-out files of each language (%(default)s)")
     add.set_defaults(run=evaluate)
     assert set(commands.choices) == set(COMMANDS)
@@ -213,9 +224,10 @@ def write(options: argparse.Namespace) -> None:
         for index in rng.permutation(len(texts))[: options.count]:
             prompts.append(np.array(encode_text(tokenizer, texts[index].rstrip("\n") + "\n")))
     else:
-        documents = corpus.indices(held_out=False, least=256)
+        documents = corpus.indices(held_out=options.of_held_out, least=256)
         if not len(documents):
-            raise DiffcoderError("empty_corpus", "The corpus has no file of 256 tokens or more: add some.")
+            kind = "held-out file" if options.of_held_out else "file"
+            raise DiffcoderError("empty_corpus", f"The corpus has no {kind} of 256 tokens or more: add some.")
         while len(prompts) < options.count:
             document = corpus.document(int(rng.choice(documents)))
             length = int(rng.integers(64, 256))
@@ -475,29 +487,23 @@ def _with_tokens(recipe: Diffusion, base: Path) -> Diffusion:
 
 def evaluate(options: argparse.Namespace) -> None:
     """A line for each language of the corpus, one for the continuations, and one for the mean over languages."""
-    if not options.adapter.is_file():
-        raise DiffcoderError("no_adapter", f"{options.adapter} is no file: name an adapter file.")
     corpus, marks = corpus_of(options), _marks(options.base)
-    config = open_checkpoint(options.base).config
-    found = read_adapter(options.adapter, config, checkpoint_sha256(options.base))
-    with safe_open(options.adapter, "pt") as file:
-        facts = file.metadata()
-    model = GatedModel(
-        options.base,
-        rank=int(facts["rank"]),
-        scale=float(facts["scale"]),
-        draft_vocab_S=found.draft_vocab_S,
-        seed=0,
-        chain=found.chain.B.shape[1] if found.chain else 0,
-    )
-    load_adapter(model, options.adapter)
-    shift, held_out = int(facts["shift"]), corpus.indices(held_out=True, least=256)
+    drafters = [_drafter(options.base, path) for path in (options.adapter, options.against) if path]
+    held_out = corpus.indices(held_out=True, least=256)
     written = examples_of(options, options.held_out, "write")
     groups = []
+
+    def hits_of(files: HeldOut) -> list[Hits]:
+        return [hits(model, files, shift) for model, shift in drafters]
+
+    def said(what: dict[str, object], groups: list[list[Hits]]) -> str:
+        own, *other = [list(of_one) for of_one in zip(*groups, strict=True)]
+        compared = {"difference": with_intervals(list(map(difference, own, *other)))} if other else {}
+        return json.dumps(what | with_intervals(own) | compared)
+
     for language in sorted({corpus.records[index]["language"] for index in held_out}):
-        files = held_out_set(corpus, None, marks, [language], options.files)
-        groups.append(hits(model, files, shift))
-        print(json.dumps({"language": language} | with_intervals(groups[-1:])), flush=True)
+        groups.append(hits_of(held_out_set(corpus, None, marks, [language], options.files)))
+        print(said({"language": language}, groups[-1:]), flush=True)
     if written is not None:
         continued = HeldOut([], held_out_set(corpus, written, marks).written)
         if not continued.written:
@@ -505,10 +511,28 @@ def evaluate(options: argparse.Namespace) -> None:
                 "no_examples",
                 f"{options.held_out} holds no continuation of more than 12 tokens: write some with more --tokens.",
             )
-        numbers = with_intervals([hits(model, continued, shift)])
-        print(json.dumps({"continuations": len(continued.written)} | numbers), flush=True)
+        print(said({"continuations": len(continued.written)}, [hits_of(continued)]), flush=True)
     if groups:
-        print(json.dumps({"languages": len(groups)} | with_intervals(groups)))
+        print(said({"languages": len(groups)}, groups))
+
+
+def _drafter(base: Path, path: Path) -> tuple[GatedModel, int]:
+    """The model with an adapter file's weights, and the file's shift."""
+    if not path.is_file():
+        raise DiffcoderError("no_adapter", f"{path} is no file: name an adapter file.")
+    found = read_adapter(path, open_checkpoint(base).config, checkpoint_sha256(base))
+    with safe_open(path, "pt") as file:
+        facts = file.metadata()
+    model = GatedModel(
+        base,
+        rank=int(facts["rank"]),
+        scale=float(facts["scale"]),
+        draft_vocab_S=found.draft_vocab_S,
+        seed=0,
+        chain=found.chain.B.shape[1] if found.chain else 0,
+    )
+    load_adapter(model, path)
+    return model, int(facts["shift"])
 
 
 if __name__ == "__main__":

@@ -2,9 +2,9 @@
 
 The base's linears are int8 in both directions. Forward they are the engine's own products (`model.quantise`); backward
 the gradient rows go through the transposed int8 weight, each row scaled on its own like any input. On two AVX2 cores
-this is twice as fast as fp32, and the adapter learns against the very numbers it will run on. Where the processor has
-tiles for it, bf16 is twice as fast again (`bf16.py`). Clean rows run without gradient and without the adapter, once a
-sequence; noisy blocks attend to their keys and values (`noisy_blocks.py`).
+this is twice as fast as fp32, and the adapter learns against the very numbers it will run on. Where the processor
+multiplies it, bf16 is up to twice as fast again (`bf16.py`). Clean rows run without gradient and without the adapter,
+once a sequence; noisy blocks attend to their keys and values (`noisy_blocks.py`).
 
 Knows nothing of files, schedules or losses.
 

@@ -101,7 +101,7 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     missed: Share = 1.0
     """Factor on the loss of places behind the first that the drafter itself gets wrong in a wholly masked block."""
     precision: Literal["auto", "int8", "bf16"] = "auto"
-    """What products are computed in, the heads' aside; "auto": bf16 where the processor has tiles for it, else int8."""
+    """What products are computed in, the heads' aside; "auto": bf16 where the processor multiplies it, else int8."""
 
     def products(self) -> Literal["int8", "bf16"]:
         """The precision on this machine."""

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from model import loading
 from model import store as store_of_models
 from training import cli, scratch
 from training.corpus import Corpus
 from training.drafting import draft_vocabulary
-from training.examples import store
+from training.examples import Examples, store
 from training.layouts import Sequence
 
 PACKAGE = Path(cli.__file__).parent
@@ -328,3 +329,40 @@ def test_a_run_drafts_from_what_its_own_corpus_holds_whatever_adapter_it_starts_
     few = set(draft_vocabulary(corpus, len(always) + 20, tmp_path / "few", known).tolist())
     assert not few & set(known.tolist()) - set(always)
     assert draft_vocabulary(corpus, 7, tmp_path).tolist() == vocab  # a run keeps the one that it began with
+
+
+def test_two_adapters_are_compared_in_pairs(
+    made: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On held-out files, and on the base's continuations of them."""
+    adapter, far = str(made / "run" / "adapter.safetensors"), str(tmp_path / "far")
+    asked = ["write", far, "--of-held-out", "--run", str(made / "run"), "--recipe", str(made / "gated.toml")]
+    assert run(made, *asked, "--count", "6", "--tokens", "30", *sets(made)) == 0
+    corpus = Corpus(made / "corpus")
+    held_out = [corpus.document(int(n)).tolist() for n in corpus.indices(held_out=True)]
+    for sequence in Examples(Path(far), "write"):
+        prompt = sequence.ids[: sequence.first + 1].tolist()
+        assert any(prompt == ids[n : n + len(prompt)] for ids in held_out for n in range(len(ids)))
+    generator, values = torch.Generator().manual_seed(0), load_file(adapter)
+    for name in values.keys() - {"draft_vocab"}:
+        values[name] = torch.randn(values[name].shape, generator=generator).to(values[name].dtype)
+    other = str(tmp_path / "other.safetensors")
+    with safe_open(adapter, "pt") as file:
+        save_file(values, other, file.metadata())
+
+    def numbers(*names: str) -> list[dict[str, object]]:
+        capsys.readouterr()
+        assert run(made, "evaluate", *names, "--held-out", far, "--files", "4") == 0
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    lines = numbers(adapter), numbers(other), numbers(adapter, "--against", other)
+    for own, others, compared in zip(*lines, strict=True):
+        difference = compared.pop("difference")
+        assert compared == own
+        name = "written" if "continuations" in own else "as_base"
+        assert np.any(difference[name])
+        assert difference[name] == pytest.approx(np.subtract(own[name], others[name]), abs=2e-3)
+    for line in numbers(adapter, "--against", adapter):
+        assert not any(
+            np.any(line["difference"][n]) for n in line["difference"] if n not in ("files", "places")
+        )
