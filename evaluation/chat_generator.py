@@ -114,6 +114,9 @@ class ChatGenerator(Generator):
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
         return self._filled(text, run, usage)
 
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        return self._encode(pieces)
+
     def count_tokens(self, text: str) -> int:
         return len(self._encode([text]))
 

@@ -31,7 +31,7 @@ from evaluation.task import Item, Style, Task
 from model.schema import DiffcoderError
 
 RULES = ("sequential", "confidence", "entropy_bound", "top_k")
-COMMANDS = ("list", "self-check", "score", "compare", "campaign", "report")
+COMMANDS = ("list", "self-check", "score", "compare", "campaign", "report", "drafts")
 EXAMPLES = """\
 examples:
   diffcoder eval list                                          every task, and whether its data is here
@@ -40,6 +40,7 @@ examples:
   diffcoder eval score humaneval --samples completions.jsonl   verdicts on completions made elsewhere
   diffcoder eval self-check                                    canonical solutions pass, known-bad ones fail
   diffcoder eval compare RUN RUN                               two runs, problem by problem
+  diffcoder eval drafts --data FOLDER                          how far drafts are right, by place
   diffcoder eval campaign                                      the published runs, made or gone on with
   diffcoder eval report RUNS... --out report                   HTML page and Markdown table
 """
@@ -112,6 +113,22 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
         "--out", type=Path, default=Path("report"), metavar="NAME", help="writes NAME.html and NAME.md"
     )
 
+    made = command(
+        "drafts", drafts, "how far drafted blocks are right in source files, by place of the block"
+    )
+    made.add_argument(
+        "--data", type=Path, metavar="FOLDER", required=True, help="files that nothing was trained on"
+    )
+    loaded(made)
+    made.add_argument(
+        "--limit",
+        type=positive,
+        metavar="N",
+        default=16,
+        help="files of each language (default: %(default)s)",
+    )
+    made.add_argument("--json", action="store_true")
+
     first = next((a for a in arguments if not a.startswith("-")), None)
     if first is not None and first not in COMMANDS:
         made = command(first, run_task, f"run the task {first}")
@@ -121,7 +138,7 @@ def parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     return top
 
 
-def model_options(made: argparse.ArgumentParser) -> None:
+def loaded(made: argparse.ArgumentParser) -> None:
     made.add_argument("--model", default="default", help="a registry name or a path")
     made.add_argument(
         "--form",
@@ -132,6 +149,11 @@ def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--adapter", metavar="A", help="an adapter's file instead of the shipped one, or base: none"
     )
+    made.add_argument("--threads", type=positive, metavar="N", help="for the model (one a core)")
+
+
+def model_options(made: argparse.ArgumentParser) -> None:
+    loaded(made)
     made.add_argument(
         "--plan",
         choices=get_args(Planning),
@@ -168,7 +190,6 @@ def model_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--max-tokens", type=positive, metavar="N")
     made.add_argument("--limit", type=positive, metavar="N", help="a fixed choice of N problems")
     made.add_argument("--seed", type=int, default=0, metavar="S")
-    made.add_argument("--threads", type=positive, metavar="N", help="for the model (one a core)")
     made.add_argument(
         "--batch",
         type=positive,
@@ -499,6 +520,36 @@ def show(task: Task, run: Run, options: argparse.Namespace) -> None:
         print(msgspec.json.encode(result).decode())
     else:
         print(summary.sentence(task.title, result))
+
+
+def drafts(options: argparse.Namespace) -> int:
+    from evaluation import chat_generator
+    from evaluation import drafts as blocks
+
+    if not options.data.is_dir():
+        raise DiffcoderError("data_missing", "Give a folder of source files with --data.")
+    asked = blocks.files(options.data, options.limit)
+    with progress("drafts", len(asked)) as bar:
+        model = chat_generator.load(options.model, options.form, options.adapter, options.threads)
+        right = []
+        for found in blocks.measure(model, asked):
+            right.append(found)
+            bar.step()
+    lines = blocks.table(asked, right)
+    if options.json:
+        for line in lines:
+            print(msgspec.json.encode(line).decode())
+        return 0
+    places = range(1, len(lines[0].right) + 1)
+    print(f"{'':12}{'files':>6}{'drafts':>8}" + "".join(f"{f'place {n}':>10}" for n in places))
+    for line in lines:
+        shares = "".join(f"{share:10.3f}" for share in line.right)
+        print(f"{line.language:12}{line.files:6}{line.drafts:8}{shares}")
+    ends = "".join(
+        f"{f'{low:.2f}-{high:.2f}':>10}" for low, high in zip(lines[-1].low, lines[-1].high, strict=True)
+    )
+    print(f"{'95 %':26}{ends}")
+    return 0
 
 
 def compare(options: argparse.Namespace) -> int:

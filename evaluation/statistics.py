@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 
@@ -29,18 +29,19 @@ def wilson(passed: int, total: int, z: float = 1.959963984540054) -> tuple[float
 
 
 def bootstrap(
-    values: Sequence[float],
-    statistic: Callable[[Sequence[float]], float] | None = None,
-    rounds: int = 2000,
-    seed: int = 0,
+    values: Sequence[float], weights: Sequence[float] | None = None, rounds: int = 2000, seed: int = 0
 ) -> tuple[float, float]:
-    """Percentile interval, 95 %, of a statistic (the mean by default) under resampling of `values`."""
+    """Percentile interval, 95 %, of the mean under resampling of `values`, which `weights` (default: 1 each) go with."""
     if not values:
         return math.nan, math.nan
     draw = random.Random(seed)
     count = len(values)
-    of = statistic or (lambda chosen: math.fsum(chosen) / len(chosen))
-    found = sorted(of(draw.choices(values, k=count)) for _ in range(rounds))
+    weights = weights or [1.0] * count
+
+    def mean(chosen: Sequence[int]) -> float:
+        return math.fsum(values[n] * weights[n] for n in chosen) / math.fsum(weights[n] for n in chosen)
+
+    found = sorted(mean(draw.choices(range(count), k=count)) for _ in range(rounds))
     return found[int(0.025 * rounds)], found[min(rounds - 1, int(0.975 * rounds))]
 
 
