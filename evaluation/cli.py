@@ -7,27 +7,20 @@ standard error. Exit status: 0 done, 1 failed, 2 wrong usage.
 from __future__ import annotations
 
 import argparse
-import os
-import platform
-import subprocess
 import sys
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
-from itertools import product
 from pathlib import Path
 from typing import Any, get_args
 
 import msgspec
-import platformdirs
 
 from evaluation import statistics, tasks
-from evaluation.runs import Facts, Planning, Run, Scored, Settings, chosen, digest
+from evaluation.bar import progress
+from evaluation.running import run_task
+from evaluation.runs import Planning, Run, runs_folder
 from evaluation.sandbox import Sandbox
 from evaluation.scoring import Answer, score_all
-from evaluation.task import Item, Style, Task
+from evaluation.task import Item, Task
 from model.schema import DiffcoderError
 
 RULES = ("sequential", "confidence", "entropy_bound", "top_k")
@@ -274,10 +267,8 @@ def self_check(options: argparse.Namespace) -> int:
     bad = 0
     for task in named or tasks.TASKS.values():
         try:
-            with progress(task.title) as bar:
-                counts = selfcheck.check(
-                    task, sandbox, options.data, options.limit, options.workers, bar.step
-                )
+            with progress(task.title) as step:
+                counts = selfcheck.check(task, sandbox, options.data, options.limit, options.workers, step)
         except DiffcoderError as error:
             skipped = error.code in ("unavailable", "data_missing")
             if not skipped:
@@ -316,8 +307,8 @@ def score(options: argparse.Namespace) -> int:
     answers: list[Answer | str] = list(sample_lines(options.samples, items))
     good = [answer for answer in answers if isinstance(answer, Answer)]
     passed: dict[str, list[bool]] = {}
-    with progress(task.title, len(good)) as bar:
-        verdicts = score_all(task, good, sandbox, options.workers, bar.step)
+    with progress(task.title, len(good)) as step:
+        verdicts = score_all(task, good, sandbox, options.workers, step)
         for answer in answers:
             if isinstance(answer, str):
                 out = {"task_id": None, "passed": False, "reason": answer}
@@ -352,176 +343,6 @@ def sample_lines(source: str, items: dict[str, Item]) -> Iterator[Answer | str]:
         yield Answer(sample.task_id, turn, items.get(sample.task_id), sample.completion)
 
 
-def run_task(options: argparse.Namespace) -> int:
-    status, found = 0, tasks.find(options.task)
-    for task in found:
-        problem = task.unavailable()
-        if problem and len(found) > 1:
-            print(f"skip  {task.name}: {problem}", file=sys.stderr, flush=True)
-            continue
-        status = max(status, run_one(task, options))
-        if status == 130:
-            break
-    return status
-
-
-def run_one(task: Task, options: argparse.Namespace) -> int:
-    problem = task.unavailable()
-    if problem:
-        raise DiffcoderError("unavailable", problem)
-    if options.style not in task.styles:
-        raise DiffcoderError(
-            "bad_style", f"{task.name} is asked as {' or '.join(task.styles)}, not {options.style}."
-        )
-    if options.temperature == 0 and options.samples > 1:
-        raise DiffcoderError(
-            "bad_samples", "Several samples need a --temperature above 0: greedy ones are all equal."
-        )
-    everything: dict[str, Item] = {}
-    left_out: Counter[str] = Counter()
-    for item in task.items(options.data):
-        reason = task.missing(item)
-        if reason:
-            left_out[reason] += 1
-        else:
-            everything[item.id] = item
-    if left_out:
-        reasons = "; ".join(f"{count} {reason}" for reason, count in left_out.most_common())
-        print(f"skip  {left_out.total()} problems of {task.name}: {reasons[:300]}", file=sys.stderr)
-    if not everything:
-        raise DiffcoderError(
-            "unavailable", f"No problem of {task.name} can be scored here: {'; '.join(left_out)}."
-        )
-    names = chosen(everything, options.limit)
-    items = [everything[name] for name in names]
-    wanted = variants(task, options)
-    sandbox = Sandbox.find(options.unsafe)  # refuse before hours of work, not after
-    runs = []
-    for settings in wanted:
-        place = runs_folder() / task.name if options.out is None else options.out
-        folder = place if options.out and len(wanted) == 1 else place / settings.label()
-        facts = Facts(
-            settings=settings,
-            version=own_version(),
-            machine=machine(),
-            threads=options.threads or len(os.sched_getaffinity(0)),
-            started=datetime.now(UTC).isoformat(timespec="seconds"),
-            items=len(names),
-            data=digest(items),
-        )
-        runs.append(Run.start(folder, facts, options.resume))
-    try:
-        if options.answers_of:
-            for run in runs:
-                take_answers(task, items, run, tasks.one(options.answers_of))
-        generate_missing(task, items, runs, options)
-        if not options.generate_only:
-            for run in runs:
-                score_missing(task, everything, run, sandbox, options)
-                show(task, run, options)
-    except KeyboardInterrupt:
-        kept = ", ".join(str(run.folder) for run in runs)
-        print(f"stopped: finished work is kept in {kept}, go on with --resume", file=sys.stderr)
-        return 130
-    for run in runs:
-        print(f"kept in {run.folder}", file=sys.stderr)
-    return 0
-
-
-def variants(task: Task, options: argparse.Namespace) -> list[Settings]:
-    """The settings of every run that the options ask for. A rule is a matter of pure diffusion alone."""
-    ruled = options.rule != (None,) or options.threshold != (None,)
-    if ruled and "none" not in options.verify:
-        raise DiffcoderError("bad_rule", "A --rule or --threshold is for pure diffusion: add --verify none.")
-    found = []
-    for verify, rule, threshold in product(options.verify, options.rule, options.threshold):
-        settings = Settings(
-            task=task.name,
-            model=options.model,
-            form=options.form,
-            adapter=options.adapter,
-            plan=options.plan,
-            verify=verify,
-            rule=rule if verify == "none" else None,
-            threshold=threshold if verify == "none" else None,
-            style=options.style,
-            temperature=options.temperature,
-            samples=options.samples,
-            max_tokens=options.max_tokens,
-            limit=options.limit,
-            seed=options.seed,
-        )
-        if settings not in found:
-            found.append(settings)
-    return found
-
-
-def take_answers(task: Task, items: list[Item], run: Run, other: Task) -> None:
-    """Copy what the same run of another task was answered, wherever that one asks the very same."""
-    source = Run.open(runs_folder() / other.name / run.settings.label())
-    style: Style = "chat" if run.settings.style == "chat" else "completion"
-    theirs = {item.id: item for item in other.items()}
-    have, found = run.completions(), source.completions()
-    for item in items:
-        twin = theirs.get(item.id)
-        if twin is None or other.request(twin, style) != task.request(item, style):
-            continue
-        for sample in range(run.settings.samples):
-            line = found.get((item.id, sample))
-            if line is not None and (item.id, sample) not in have:
-                run.add(msgspec.structs.replace(line, completion=task.extract(item, line.text, style)))
-
-
-def generate_missing(task: Task, items: list[Item], runs: list[Run], options: argparse.Namespace) -> None:
-    missing = 0
-    for run in runs:
-        have = run.completions()
-        missing += sum((i.id, n) not in have for i in items for n in range(run.settings.samples))
-    if not missing:
-        return
-    from evaluation import chat_generator, generation
-
-    with progress(f"{task.title}: answers", missing) as bar:
-        model = chat_generator.load(
-            options.model, options.form, options.adapter, options.threads, options.plan
-        )
-        generation.generate(model, task, items, runs, options.batch, bar.step)
-
-
-def score_missing(
-    task: Task, items: dict[str, Item], run: Run, sandbox: Sandbox, options: argparse.Namespace
-) -> None:
-    scored = run.verdicts()
-    waiting = [
-        Answer(line.task_id, line.sample, items.get(line.task_id), line.completion)
-        for key, line in run.completions().items()
-        if key not in scored
-    ]
-    with progress(f"{task.title}: verdicts", len(waiting)) as bar:
-        for answer, verdict in score_all(task, waiting, sandbox, options.workers, bar.step):
-            measures = task.measures(answer.item, answer.completion, verdict, sandbox) if answer.item else {}
-            run.add(
-                Scored(
-                    task_id=answer.task_id,
-                    sample=answer.sample,
-                    passed=verdict.passed,
-                    reason=verdict.reason,
-                    seconds=verdict.seconds,
-                    measures=measures,
-                )
-            )
-
-
-def show(task: Task, run: Run, options: argparse.Namespace) -> None:
-    from evaluation import summary
-
-    result = summary.of_run(run)
-    if options.json:
-        print(msgspec.json.encode(result).decode())
-    else:
-        print(summary.sentence(task.title, result))
-
-
 def drafts(options: argparse.Namespace) -> int:
     from evaluation import chat_generator
     from evaluation import drafts as blocks
@@ -529,12 +350,12 @@ def drafts(options: argparse.Namespace) -> int:
     if not options.data.is_dir():
         raise DiffcoderError("data_missing", "Give a folder of source files with --data.")
     asked = blocks.files(options.data, options.limit)
-    with progress("drafts", len(asked)) as bar:
+    with progress("drafts", len(asked)) as step:
         model = chat_generator.load(options.model, options.form, options.adapter, options.threads)
         right = []
         for found in blocks.measure(model, asked):
             right.append(found)
-            bar.step()
+            step()
     lines = blocks.table(asked, right)
     if options.json:
         for line in lines:
@@ -597,9 +418,6 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
-# --- small things ------------------------------------------------------------------------------------------
-
-
 def summary_line(task: Task, passed: dict[str, list[bool]], items: int) -> str:
     shares = [sum(answers) / len(answers) for answers in passed.values()]
     solved = sum(map(sum, passed.values()))
@@ -613,60 +431,3 @@ def summary_line(task: Task, passed: dict[str, list[bool]], items: int) -> str:
         f"{task.title}: pass@1 {100 * sum(shares) / len(shares):.1f} % "
         f"[{100 * low:.1f}, {100 * high:.1f}], {solved} of {total} completions, {len(passed)} problems{part}"
     )
-
-
-def runs_folder() -> Path:
-    home = os.environ.get("DIFFCODER_HOME")
-    return (Path(home) if home else platformdirs.user_cache_path("diffcoder")) / "evals"
-
-
-def own_version() -> str:
-    """The package's version, and in a checkout the commit: results change between releases too."""
-    try:
-        found = version("diffcoder")
-    except PackageNotFoundError:
-        found = "unknown"
-    source = Path(__file__).resolve().parents[1]
-    if not (source / ".git").exists():
-        return found
-    try:
-        described = subprocess.run(
-            ["git", "-C", source, "describe", "--always", "--dirty", "--exclude=*"],
-            capture_output=True,
-            text=True,
-            timeout=20,
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return found
-    commit = described.stdout.strip()
-    return f"{found} at {commit}" if commit and described.returncode == 0 else found
-
-
-def machine() -> str:
-    """The processor and core count, for the report."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {os.cpu_count()} cores"
-
-
-class Bar:
-    """A progress bar on a terminal's standard error; nothing elsewhere."""
-
-    def __init__(self, step: Callable[[], Any]):
-        self.step: Callable[[], None] = lambda: step() and None
-
-
-@contextmanager
-def progress(title: str, total: int | None = None) -> Iterator[Bar]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as bars:
-        bar = bars.add_task(title, total=total)
-        yield Bar(lambda: bars.advance(bar))

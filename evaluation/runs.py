@@ -9,13 +9,17 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import platform
+import subprocess
 import threading
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+import platformdirs
 
 from evaluation.task import Item
 from model.schema import DiffcoderError
@@ -241,3 +245,41 @@ def told() -> Iterator[None]:
         raise DiffcoderError(
             "disk", f"{what}; finished work is kept: make room and go on with --resume."
         ) from error
+
+
+def runs_folder() -> Path:
+    home = os.environ.get("DIFFCODER_HOME")
+    return (Path(home) if home else platformdirs.user_cache_path("diffcoder")) / "evals"
+
+
+def own_version() -> str:
+    """The package's version, and in a checkout the commit: results change between releases too."""
+    try:
+        found = version("diffcoder")
+    except PackageNotFoundError:
+        found = "unknown"
+    source = Path(__file__).resolve().parents[1]
+    if not (source / ".git").exists():
+        return found
+    try:
+        described = subprocess.run(
+            ["git", "-C", source, "describe", "--always", "--dirty", "--exclude=*"],
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return found
+    commit = described.stdout.strip()
+    return f"{found} at {commit}" if commit and described.returncode == 0 else found
+
+
+def machine() -> str:
+    """The processor and core count, for the report."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            name = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores"

@@ -16,8 +16,9 @@ from pathlib import Path
 import pytest
 
 from evaluation import campaign, tasks, verdicts
-from evaluation.cli import main, own_version, parser, variants
-from evaluation.runs import Facts, Run, Settings, chosen, digest
+from evaluation.cli import main, parser
+from evaluation.running import variants
+from evaluation.runs import Facts, Run, Settings, chosen, digest, own_version
 from model.schema import DiffcoderError
 from tests.evaluation.test_runs import completion, facts, scored
 
