@@ -28,7 +28,7 @@ import httpx
 import msgspec
 import pytest
 
-from model import service
+from model import routes
 from model.schema import (
     Draft,
     EditResponse,
@@ -43,7 +43,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 SECONDS = 60.0
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
-ROUTES = [path for path, *_ in service.CONTRACT]
+ROUTES = [path for path, *_ in routes.CONTRACT]
 
 
 def eventually(condition: Callable[[], object], seconds: float = SECONDS) -> None:
@@ -168,7 +168,7 @@ def test_every_route_answers_in_its_type(start: Start) -> None:
         assert (health.state, health.model, health.running, health.tokens) == ("ready", "scripted", 0, 4)
         assert health.rss_bytes > 1_000_000
         assert health.ms_per_forward == {"1": 30.0, "8": 65.25}
-        models = msgspec.json.decode(http.get("/v1/models").content, type=service.ModelList)
+        models = msgspec.json.decode(http.get("/v1/models").content, type=routes.ModelList)
         assert [(model.id, model.state) for model in models.data] == [("scripted", "loaded")]
         metrics = http.get("/metrics")
         assert 'diffcoder_requests_total{kind="fill",outcome="answered"} 1\n' in metrics.text
@@ -195,7 +195,7 @@ def test_a_stream_that_fails_ends_in_the_problem(start: Start) -> None:
 
 def test_the_description_is_up_to_date_and_complete() -> None:
     written = json.loads((ROOT / "docs" / "openapi.json").read_text())
-    made = json.loads(msgspec.json.encode(service.openapi()))
+    made = json.loads(msgspec.json.encode(routes.openapi()))
     assert written == made, "refresh it: python -P -m model.service --write-openapi docs/openapi.json"
     assert set(written["paths"]) == set(ROUTES)
     schemas = written["components"]["schemas"]
@@ -273,7 +273,7 @@ BAD_BODIES: list[tuple[bytes, int]] = [
     (b'{"prefix": "a", "limits": {"rule": "best"}}', 400),
     (b'{"prefix": "a", "model": "/etc/passwd"}', 404),
     (b'{"prefix": "%s"}' % (b"x" * 4_000_001), 413),
-    (b'{"prefix": "%s"}' % (b"x" * service.MAX_BODY_BYTES), 413),
+    (b'{"prefix": "%s"}' % (b"x" * routes.MAX_BODY_BYTES), 413),
 ]
 
 
@@ -304,7 +304,7 @@ def test_unknown_paths_and_methods(start: Start) -> None:
         ):
             response = http.get(path)
             assert (response.status_code, response.json()["code"]) == (404, "no_route"), path
-        for path, allowed, *_ in service.CONTRACT:
+        for path, allowed, *_ in routes.CONTRACT:
             for method in set(METHODS) - {allowed.upper(), "HEAD", "CONNECT"}:
                 response = http.request(method, path)
                 assert response.status_code == 405, (method, path)
