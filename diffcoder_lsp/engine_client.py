@@ -18,6 +18,7 @@ import msgspec
 from diffcoder_lsp import engine_process
 from diffcoder_lsp.engine_process import Progress
 from model.schema import (
+    SESSION_HEADER,
     DiffcoderError,
     Draft,
     EditRequest,
@@ -43,7 +44,6 @@ OnDraft = Callable[[Draft], None]
 Request = FillRequest | EditRequest | ScoreRequest
 T = TypeVar("T")
 
-SESSION_HEADER = "diffcoder-session"
 # An engine has ended every request by its own deadline (10 minutes); silence beyond that is an engine that
 # hangs.
 SILENCE_SECONDS = 660.0

@@ -26,7 +26,7 @@ from model import layout, loading, sampler
 from model.decoder import KVCache
 from model.drafters import REFERENCE_COST, Beliefs, CostCurve, PromptLookup, TextDrafter
 from model.generator import SPARE, Generator, _Text, never
-from model.layout import Mark, Piece
+from model.layout import Piece
 from model.loading import Loaded
 from model.prefix_cache import PrefixCache
 from model.profiles import Profile
@@ -97,13 +97,12 @@ class ChatGenerator(Generator):
         return self.write_on(pieces, limits)
 
     def continue_text(self, request: Continuation, limits: Limits) -> FillResponse:
-        begin: list[Piece] = [Mark(self.profile.begin)] if self.profile.begin else []
-        return self.write_on([*begin, request.prompt], limits)
+        return self.write_on([*layout.begun(self.profile), request.prompt], limits)
 
     def write_on(self, pieces: Sequence[Piece], limits: Limits) -> FillResponse:
         """What follows `pieces`, cut at the stop strings and by nothing else; of a long prompt the end is kept."""
         started = time.monotonic()
-        ids = self._encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
+        ids = self.encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
         text = _Text(self, b"", Stops("", "", limits.stop))
 
         def until(tokens: list[int]) -> StopReason | None:
@@ -114,11 +113,8 @@ class ChatGenerator(Generator):
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started)
         return self._filled(text, run, usage)
 
-    def encode(self, pieces: Sequence[Piece]) -> list[int]:
-        return self._encode(pieces)
-
     def count_tokens(self, text: str) -> int:
-        return len(self._encode([text]))
+        return len(self.encode([text]))
 
 
 def chat_pieces(profile: Profile, user: str, system: str | None, opening: str) -> list[Piece]:

@@ -18,7 +18,7 @@ from evaluation.chat_generator import ChatGenerator
 from model import layout
 from model.decoder import KVCache
 from model.generator import FILL_TOKENS
-from model.layout import Mark, Piece
+from model.layout import Piece
 from model.profiles import Profile
 from model.sampler import Block, Network, Run, prefill
 from model.schema import DiffcoderError
@@ -94,7 +94,7 @@ def measure(model: ChatGenerator, asked: Sequence[File]) -> Iterator[list[list[b
 def _prompt(profile: Profile, file: File) -> list[Piece]:
     if file.suffix:
         return layout.infill(profile, file.prefix, file.suffix, (), FILL_TOKENS)
-    return [*([Mark(profile.begin)] if profile.begin else []), file.prefix]
+    return [*layout.begun(profile), file.prefix]
 
 
 def right_places(network: Network, ids: Sequence[int], first: int) -> Iterator[list[bool]]:
@@ -110,19 +110,14 @@ def right_places(network: Network, ids: Sequence[int], first: int) -> Iterator[l
 
 
 def _draft(network: Network, cache: KVCache, clean: Sequence[int]) -> list[int]:
-    """The likeliest tokens behind `clean`, which is kept in the cache; each place is told the one before it where the
-    adapter has a chain."""
+    """The likeliest tokens behind `clean`, which is kept in the cache."""
     block = Block(len(clean), [None] * network.block)
     clean_TV, noisy_BD = network.forward(cache, clean, [block], tail=int(network.speaks_ar))
     cache.keep(len(clean))
-    found = []
-    if network.speaks_ar:
-        found.append(int(clean_TV[0].argmax()))
-        noisy_BD = noisy_BD[1 - network.shift :]
-    for row_1D in noisy_BD.split(1):
-        own = found[-1:] if network.chain else ()
-        found += network.drafted([int(network.noisy_logits(row_1D, own)[0].argmax())])
-    return found
+    if not network.speaks_ar:
+        return network.draft(noisy_BD, clean[-1], unlikely=0.0)[0]
+    first = int(clean_TV[0].argmax())
+    return [first, *network.draft(noisy_BD[1 - network.shift :], first, unlikely=0.0)[0]]
 
 
 def table(asked: Sequence[File], right: Sequence[list[list[bool]]]) -> list[Places]:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import platformdirs
 
 from evaluation.task import Item
+from model.disk import cache_folder
 from model.schema import DiffcoderError
 
 Planning = Literal["reference", "measured", "none"]
@@ -248,8 +248,7 @@ def told() -> Iterator[None]:
 
 
 def runs_folder() -> Path:
-    home = os.environ.get("DIFFCODER_HOME")
-    return (Path(home) if home else platformdirs.user_cache_path("diffcoder")) / "evals"
+    return cache_folder() / "evals"
 
 
 def own_version() -> str:

@@ -196,7 +196,7 @@ class Generator:
         self._look_for_team()
         started, limits = time.monotonic(), request.limits
         selection = Selection.of(request)
-        old = self._encode([selection.text])
+        old = self.encode([selection.text])
         if len(old) > self._longest:
             raise DiffcoderError(
                 "too_long",
@@ -236,13 +236,13 @@ class Generator:
             )
         if request.mode == "diffusion" and not self.network.diffuses:
             raise DiffcoderError("unsupported_model", "This model does not denoise: ask for mode ar.")
-        text_ids = self._encode([request.text])
+        text_ids = self.encode([request.text])
         room = self._window - len(text_ids) - self.network.block
         if room < 1:
             raise DiffcoderError(
                 "too_long", f"The text has {len(text_ids)} tokens and at most {self._window - 16} fit."
             )
-        ids = self._encode(
+        ids = self.encode(
             layout.infill(self.profile, request.prefix, request.suffix, (), min(FILL_TOKENS, room))
         )
         ids = ids[-room:] or [self._end_of_text()]
@@ -399,13 +399,14 @@ class Generator:
         room = self._window - min(limits.max_tokens, self._longest) - SPARE
         asked = min(budget, room)
         most = min(budget * 5 // 4, room)
-        while len(ids := self._encode(make(asked))) > most:
+        while len(ids := self.encode(make(asked))) > most:
             if asked < 8:
                 raise DiffcoderError("too_long", "The request does not fit this model: select fewer lines.")
             asked = asked * most * 9 // (len(ids) * 10)
         return ids
 
-    def _encode(self, pieces: Sequence[Piece]) -> list[int]:
+    def encode(self, pieces: Sequence[Piece]) -> list[int]:
+        """Token ids of a prompt's pieces."""
         ids: list[int] = []
         for piece in pieces:
             if isinstance(piece, Mark):

@@ -56,6 +56,11 @@ def newline_at(prefix: str, suffix: str) -> str:
     return "\r\n" if line.endswith("\r") else "\n"
 
 
+def begun(profile: Profile) -> list[Piece]:
+    """What stands before any prompt of the family."""
+    return [Mark(profile.begin)] if profile.begin else []
+
+
 def infill(
     profile: Profile, prefix: str, suffix: str, snippets: Sequence[Snippet], tokens: int
 ) -> list[Piece]:
@@ -63,7 +68,7 @@ def infill(
     spare = tokens // 4 if snippets and profile.file_mark else 0
     excerpts = _excerpts(profile, snippets, spare)
     prefix, suffix = window(prefix, suffix, tokens - spare)
-    pieces: list[Piece] = [Mark(profile.begin)] if profile.begin else []
+    pieces = begun(profile)
     for item in profile.infill:
         if item == CONTEXT:
             pieces += excerpts

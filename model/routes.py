@@ -33,6 +33,7 @@ from model import compat
 from model.engine import Engine, OnDraft, Request, Ticket
 from model.schema import (
     PROTOCOL_VERSION,
+    SESSION_HEADER,
     DiffcoderError,
     Draft,
     EditRequest,
@@ -49,7 +50,6 @@ from model.schema import (
 MAX_BODY_BYTES = 16 * 2**20
 BODY_SECONDS = 30.0
 MAX_SESSION_CHARS = 128
-SESSION_HEADER = "diffcoder-session"
 
 T = TypeVar("T")
 

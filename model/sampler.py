@@ -164,9 +164,11 @@ class Network:
     def chain(self) -> Chain | None:
         return None if self.adapter is None else self.adapter.chain
 
-    def draft(self, hidden_BD: Tensor, token: int) -> tuple[list[int], list[float]]:
+    def draft(
+        self, hidden_BD: Tensor, token: int, unlikely: float = UNLIKELY
+    ) -> tuple[list[int], list[float]]:
         """Likeliest tokens for the places behind `token`, which stands at the first row's own place, and the probability
-        of each given those before it. As many as there are rows, or fewer where what follows is too unlikely to matter.
+        of each given those before it. As many as there are rows, or fewer once the chance of all is below `unlikely`.
         """
         if self.chain is None:
             best_B = self.noisy_logits(hidden_BD).log_softmax(-1).max(-1)
@@ -178,7 +180,7 @@ class Network:
             token = self.drafted([int(best.indices)])[0]
             tokens.append(token)
             chances.append(best.values.exp().item())
-            if math.prod(chances) < UNLIKELY:
+            if math.prod(chances) < unlikely:
                 break
         return tokens, chances
 

@@ -12,6 +12,7 @@ from typing import Literal
 import msgspec
 
 PROTOCOL_VERSION = 1
+SESSION_HEADER = "diffcoder-session"
 
 Rule = Literal["sequential", "confidence", "entropy_bound", "top_k"]
 Verify = Literal["ar", "none"]

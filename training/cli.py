@@ -10,7 +10,6 @@ import gzip
 import hashlib
 import json
 import operator
-import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -20,7 +19,6 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
-import platformdirs
 import torch
 from safetensors import safe_open
 from tokenizers import Tokenizer
@@ -28,6 +26,7 @@ from tokenizers import Tokenizer
 from model import loading, store
 from model.adapters import read_adapter
 from model.checkpoints import open_checkpoint
+from model.disk import cache_folder
 from model.schema import DiffcoderError
 from model.tokens import encode_text, load_tokenizer, special_ids
 from training import chats, commits, diffusion, drafting, layouts, transformations
@@ -49,11 +48,6 @@ from training.recipe import Diffusion, Gated, Kinds, Team, load
 from training.sources import discover
 from training.team import TeamTask
 from training.trainer import REWRITTEN, Task, Trainer
-
-
-def home() -> Path:
-    """Where runs and corpora are kept: DIFFCODER_HOME, or the user's cache folder."""
-    return Path(os.environ.get("DIFFCODER_HOME") or platformdirs.user_cache_path("diffcoder"))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -85,7 +79,7 @@ def _common() -> argparse.ArgumentParser:
     """What every command takes."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
-    parser.add_argument("--corpus", type=Path, default=home() / "training" / "corpus")
+    parser.add_argument("--corpus", type=Path, default=cache_folder() / "training" / "corpus")
     parser.add_argument("--threads", type=count, default=torch.get_num_threads())
     return parser
 
@@ -404,7 +398,7 @@ def _keep(
 def train(options: argparse.Namespace) -> int:
     recipe, corpus = load(options.recipe), corpus_of(options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
-    run = options.run_folder or home() / "runs" / Path(options.recipe).stem
+    run = options.run_folder or cache_folder() / "runs" / Path(options.recipe).stem
     parts = [examples_of(options, folder, "commits") for folder in options.examples or ()]
     examples = reduce(operator.add, parts) if parts else None
     written = examples_of(options, options.written, "write")
