@@ -7,6 +7,7 @@ Every product here is *batch invariant* on the CPU: a row's result does not depe
 it. That is what lets a verified draft equal plain autoregressive decoding to the last bit, and a cached prefix equal
 a recomputed one. Int8 linears are invariant by construction (rows are scaled one by one, sums are exact integers);
 attention is written as plain matrix products because fused attention kernels are not (tests/model/test_decoder.py).
+The rows of a drafting adapter are the exception: they are drafts, and what the base says of them is not theirs.
 
 Shape suffixes: N rows (tokens) of this forward, T rows visible (cache and N), D width, H query heads, K key/value
 heads, G = H / K, E head width, R adapter rank, V vocabulary.
@@ -144,7 +145,8 @@ class Adapter:
     Left unmerged: the decoder adds B(Ax) on the rows it is told to, so the other rows stay those of the frozen base,
     bit for bit. The base's linears hold the rows of A as their `further` ones (`first_factors`): passes over memory are
     what a forward of a few rows takes its time for, and A's ride along. B stays in fp32, a linear of the checkpoint at a
-    time: in int8 each small product costs its input's rounding, and takes twice as long.
+    time: in int8 each small product costs its input's rounding, and takes twice as long. The last bits of these products
+    depend on how many rows there are; padding them away would take a third longer.
     """
 
     def __init__(self, pairs: Pairs, mask_embedding: Tensor, chain: Chain | None):
@@ -155,16 +157,9 @@ class Adapter:
         """Add the products to y in place; `names` are the linears fused into y's columns, in order. Ax stands behind
         them."""
         ups = [self._ups_RO[layer][name] for name in names]
-        widths, n = [up_RO.shape[1] for up_RO in ups], len(y_NO)
-        parts = y_NO[:, : sum(widths)].split(widths, 1)
-        inner_NR = y_NO[:, sum(widths) :]
-        if n < LEAST_ROWS:
-            inner_NR = F.pad(inner_NR, (0, 0, 0, LEAST_ROWS - n))
-        for part_NO, part_NR, up_RO in zip(parts, inner_NR.chunk(len(ups), 1), ups, strict=True):
-            if n < LEAST_ROWS:
-                part_NO.add_((part_NR @ up_RO)[:n])
-            else:
-                part_NO.addmm_(part_NR, up_RO)  # the same numbers, a pass less
+        columns = y_NO.split([up.shape[1] for up in ups] + [len(up) for up in ups], 1)
+        for part_NO, inner_NR, up_RO in zip(columns, columns[len(ups) :], ups, strict=False):
+            part_NO.addmm_(inner_NR, up_RO)
 
 
 def first_factors(layer: Mapping[str, tuple[Tensor, Tensor]], names: Sequence[str]) -> Tensor:

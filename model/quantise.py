@@ -4,8 +4,9 @@ Int8 products quantise each *row* of the input on its own (symmetric, scale = la
 result depends on that row alone; integer sums are exact. Inputs take 8 bits, and 7 on CPUs without VNNI: there FBGEMM
 adds byte products in pairs in 16 bits, which 8-bit inputs would overflow. So results are the same on all machines of
 either kind. CPUs with AMX take oneDNN's products, which use its tiles, in place of FBGEMM's, which do not: the same
-numbers to the bit, and from some eight rows on up to four times as fast. This file alone touches torch's quantised
-operators, which are deprecated in favour of torchao (whose dynamic int8 linears need a compiler at run time).
+numbers to the bit, and from some eight rows on up to four times as fast; with VNNI alone it is so for the output head.
+This file alone touches torch's quantised operators, which are deprecated in favour of torchao (whose dynamic int8
+linears need a compiler at run time).
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+_CAN = torch.cpu.get_capabilities()
 
 Product = Callable[[Tensor], Tensor]
 """x_NI in [-1, 1] to x @ weight.T, with x rounded to `levels` on either side of 0."""
@@ -133,13 +136,17 @@ class OneDnn:
         )  # fmt: skip
 
 
+def pack(weight_OI: Tensor, scale_O: Tensor, levels: int) -> Product:
+    """The arrangement that measured quicker here (docs/experiments.md)."""
+    head = len(weight_OI) > Fbgemm.ROWS
+    onednn = _CAN.get("amx_int8") or (_CAN.get("avx512_vnni") and head)
+    return (OneDnn if onednn else Fbgemm)(weight_OI, scale_O, levels)
+
+
 def _holds_8_bits() -> bool:
     """Whether the largest products of 8-bit inputs come out whole on this CPU."""
     product = pack(torch.full((32, 64), 127, dtype=torch.int8), torch.ones(32), 127)
     return bool((product(torch.ones(1, 64)) == 127 * 64).all())
 
 
-pack: Callable[[Tensor, Tensor, int], Product] = (
-    OneDnn if torch.cpu.get_capabilities().get("amx_int8") else Fbgemm
-)
 INPUT_LEVELS = 127 if _holds_8_bits() else 63
