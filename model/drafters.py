@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Protocol
 
@@ -175,6 +175,7 @@ class Revision:
 
 
 FADING = 200.0  # forwards
+OFFER = 0.85
 
 
 class Belief:
@@ -207,10 +208,21 @@ class Beliefs:
         self.masks = Belief([0.6, 0.5, 0.45, 0.4])
         self.lookup = Belief([0.5, 0.6, 0.7, 0.8])
         self.pace = 1.2 / cost(1)
-        """Tokens a millisecond, in the long run: what a millisecond is worth."""
+        """Tokens a millisecond, of late: what a millisecond is worth. A text that repeats itself is written so fast that
+        masks are not worth their time."""
+        self.offer = OFFER
+        """What masks gain the forward after them, for each token that is expected of them: less than a token, since
+        drafts take rows to verify, and further masks behind each of their outcomes."""
 
     def keep_pace(self, tokens: int, ms: float) -> None:
-        self.pace += (tokens / ms - self.pace) / 50.0
+        self.pace += (tokens / ms - self.pace) / 20.0
+
+    def keep_offer(self, masks: int, gain: float) -> None:
+        """Learn from a plan (`Plan.gain`) what the `masks` masks were worth that drafted for it; 0: none did."""
+        if masks:
+            self.offer += (gain - self.offer * worth(self.masks.chances(masks))) / 50.0
+        else:
+            self.offer += (OFFER - self.offer) / FADING  # not tried: believed in again
 
 
 def worth(chances: Sequence[float]) -> float:
@@ -230,6 +242,8 @@ class Plan:
     drafts: tuple[int, ...]
     after: tuple[int, ...]
     masks: int
+    gain: float = 0.0
+    """Tokens that the drafts bring beyond the best forward without any, its milliseconds counted."""
 
     @property
     def rows(self) -> int:
@@ -237,15 +251,6 @@ class Plan:
 
 
 MOST_BLOCKS = 3  # in one forward
-OFFER = 0.7  # worth of an expected draft in tokens: it takes a row to verify, and could be drafted a forward later
-CONFIDENCE = (
-    1.5  # masked rows say 0.75 of what is accepted in 0.5 to 0.6 of cases; this power of it is about right
-)
-
-
-def calibrated(chances: Sequence[float]) -> list[float]:
-    """How likely drafts from masked places are accepted, from the probabilities that their rows give them."""
-    return [chance**CONFIDENCE for chance in chances]
 
 
 def plan(
@@ -265,6 +270,7 @@ def plan(
     most. `rows`: clean rows that run in any case, `keys`: what the cache holds.
     """
     best, best_gain = Plan((), (), 0), 1.0 - beliefs.pace * cost(rows, keys)
+    without_drafts = best_gain
     believed = beliefs.masks.chances(block)
     ends = [1.0]  # probability that exactly i of the first n drafts are accepted, i = 0..n
     expected = 1.0
@@ -275,7 +281,7 @@ def plan(
             expected += sure
         likeliest = sorted(range(n + 1), key=lambda i: -ends[i])[:MOST_BLOCKS]
         for masks in range(block + 1):
-            future = OFFER * worth(believed[:masks])
+            future = beliefs.offer * worth(believed[:masks])
             for blocks in range(1, len(likeliest) + 1) if masks else (0,):
                 useful = sum(ends[i] for i in likeliest[:blocks])
                 ms = cost(rows + n + blocks * masks, keys, masks > 0) + useful * masks * cost.ms_per_draft
@@ -283,4 +289,6 @@ def plan(
                 if gain > best_gain:
                     after = tuple(sorted(likeliest[:blocks]))
                     best, best_gain = Plan(tuple(drafts[:n]), after, masks), gain
-    return best
+        if not n:
+            without_drafts = best_gain
+    return replace(best, gain=best_gain - without_drafts)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from model import masks
 from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
-from model.drafters import Beliefs, CostCurve, TextDrafter, calibrated, plan, worth
+from model.drafters import Beliefs, CostCurve, TextDrafter, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
@@ -307,6 +307,7 @@ def verify(
     clean = list(pending)
     offer: list[int] = []
     chances: list[float] = []
+    asked = 0  # masks that drafted for the next forward, whether or not theirs are the drafts it takes
     beliefs = beliefs if beliefs is not None else Beliefs(cost)
     believed = beliefs.masks
     settled = 1 - network.shift  # rows of a block whose place the clean row before it settles
@@ -315,6 +316,7 @@ def verify(
         places = max(0, min(network.most_masks, room - 2))
         keys = cache.length
         step = plan(offer[: room - 1], chances, cost, beliefs, places, len(clean), keys)
+        beliefs.keep_offer(asked, step.gain if believed is beliefs.masks else 0.0)
         size = step.masks + settled
         blocks = [Block(len(clean) + after, [None] * size) for after in step.after]
         clean_TV, noisy_BD = network.forward(cache, [*clean, *step.drafts], blocks, tail=1 + len(step.drafts))
@@ -341,11 +343,11 @@ def verify(
         if lookup is not None:
             lookup.extend(run.tokens[len(run.tokens) - accepted - 1 :])
         clean = [run.tokens[-1]]
-        offer, chances, believed = [], [], beliefs.masks
+        offer, chances, believed, asked = [], [], beliefs.masks, 0
         if accepted in step.after and step.masks:
             start = step.after.index(accepted) * size + settled
-            offer, probabilities = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
-            chances = calibrated(probabilities)
+            offer, chances = network.draft(noisy_BD[start : start + step.masks], run.tokens[-1])
+            asked = step.masks
             ms += len(offer) * cost.ms_per_draft
         beliefs.keep_pace(accepted + 1, ms)
         if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):

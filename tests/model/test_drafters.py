@@ -141,7 +141,7 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
     for i in range(len(plan.drafts) + 1):
         last = i == len(plan.drafts)
         likely = sure if last else sure * (1 - chances[i])
-        offered = OFFER * worth(beliefs.masks.chances(plan.masks))
+        offered = beliefs.offer * worth(beliefs.masks.chances(plan.masks))
         drawn = offered - beliefs.pace * plan.masks * cost.ms_per_draft
         total += likely * (1 + i + (drawn if i in plan.after else 0.0))
         sure *= 1.0 if last else chances[i]
@@ -153,27 +153,31 @@ def gain(chances: list[float], plan: Plan, cost: CostCurve, beliefs: Beliefs, ro
     CURVES,
     st.integers(0, 4),
     st.floats(0, 1),
+    st.floats(0, 1),
     st.integers(1, 300),
     st.integers(0, 4000),
 )
 def test_no_other_forward_gains_more(
-    chances: list[float], curve: CostCurve, block: int, pace: float, rows: int, keys: int
+    chances: list[float], curve: CostCurve, block: int, pace: float, offer: float, rows: int, keys: int
 ) -> None:
     beliefs = Beliefs(curve)
-    beliefs.pace = pace
+    beliefs.pace, beliefs.offer = pace, offer
     drafts = list(range(len(chances)))
     found = plan(drafts, chances, curve, beliefs, block, rows, keys)
     assert list(found.drafts) == drafts[: len(found.drafts)]
     assert found.masks <= block
-    others = (
+    others = [
         Plan(tuple(drafts[:n]), after, masks)
         for n in range(len(drafts) + 1)
         for masks in range(block + 1)
         for count in range(MOST_BLOCKS + 1 if masks else 1)
         for after in combinations(range(n + 1), count)
-    )
-    best = max(gain(chances, other, curve, beliefs, rows, keys) for other in others)
+    ]
+    gains = [gain(chances, other, curve, beliefs, rows, keys) for other in others]
+    best = max(gains)
     assert gain(chances, found, curve, beliefs, rows, keys) == pytest.approx(best)
+    without = max(gain for gain, other in zip(gains, others, strict=True) if not other.drafts)
+    assert found.gain == pytest.approx(best - without, abs=1e-6)
 
 
 def test_sure_drafts_that_cost_nothing_are_all_taken_and_hopeless_ones_are_not() -> None:
@@ -190,7 +194,7 @@ def test_a_draft_that_pays_behind_a_few_keys_does_not_behind_thousands() -> None
 
 
 def test_masks_are_left_out_where_an_adapter_costs_more_than_they_bring() -> None:
-    cheap, dear = (CostCurve({1: 20.0, 16: 26.0}, ms_masked=ms) for ms in (1.0, 12.0))
+    cheap, dear = (CostCurve({1: 20.0, 16: 26.0}, ms_masked=ms) for ms in (1.0, 25.0))
     assert plan([], [], cheap, Beliefs(cheap), 4, 1, 0).masks > 0
     assert plan([], [], dear, Beliefs(dear), 4, 1, 0).masks == 0
 
@@ -212,6 +216,17 @@ def test_what_is_not_tried_is_believed_in_again_in_time() -> None:
         belief.fade()
     assert low < 0.01
     assert belief.chances(2) == pytest.approx([0.6, 0.5], abs=0.01)
+
+
+def test_an_offer_is_worth_what_it_gained_the_plans_behind_it() -> None:
+    beliefs = Beliefs(CostCurve({1: 1.0, 8: 2.0}))
+    expected = worth(beliefs.masks.chances(3))
+    for gained in [0.9, 0.1] * 400:
+        beliefs.keep_offer(3, gained)
+    assert beliefs.offer * expected == pytest.approx(0.5, abs=0.02)
+    for _ in range(2000):
+        beliefs.keep_offer(0, 0.0)  # no masks: nothing is learnt, and they are believed in again
+    assert beliefs.offer == pytest.approx(OFFER, abs=0.01)
 
 
 def test_belief_learns_each_depth_apart() -> None:
