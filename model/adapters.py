@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import read_tensor
-from model.decoder import FUSED, Chain, Config, Linear, Pairs, linear_shapes
+from model.decoder import FUSED, Config, Linear, Pairs, linear_shapes
 from model.headers import SafetensorsHeader
 from model.quantise import Int8Linear
 from model.schema import DiffcoderError
@@ -29,7 +29,8 @@ class AdapterFile:
 
     pairs: Pairs
     mask_embedding: Tensor
-    chain: Chain | None
+    chain: tuple[Tensor, Tensor, Tensor] | None
+    """The weights of a `decoder.Chain`."""
     draft_vocab_S: Tensor
 
 
@@ -50,13 +51,10 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
     chain = None
     if (inner := header.regions.get("chain.B")) is not None:
         c = inner.shape[-1] if inner.shape else 0
-        chain = Chain(
-            tensor("chain.hidden_A", (c, d)), tensor("chain.token_A", (c, d)), tensor("chain.B", (d, c))
-        )
+        chain = tensor("chain.hidden_A", (c, d)), tensor("chain.token_A", (c, d)), tensor("chain.B", (d, c))
     mask_embedding = tensor("mask_embedding", (d,))
     weights = [weight for layer in pairs for pair in layer.values() for weight in pair]
-    weights += [mask_embedding] + ([chain.hidden_A, chain.token_A, chain.B] if chain else [])
-    _finite(path, weights)
+    _finite(path, [*weights, mask_embedding, *(chain or ())])
     return AdapterFile(pairs, mask_embedding, chain, vocab)
 
 

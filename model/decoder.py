@@ -122,13 +122,13 @@ class Chain:
     Shapes: `hidden_A` and `token_A` (C, D), `B` (D, C).
     """
 
-    hidden_A: Tensor
-    token_A: Tensor
-    B: Tensor
+    hidden_A: Linear
+    token_A: Linear
+    B: Linear
 
     def __call__(self, hidden_ND: Tensor, embedding_ND: Tensor) -> Tensor:
-        inner = _unit(hidden_ND) @ self.hidden_A.T + _unit(embedding_ND) @ self.token_A.T
-        return hidden_ND + F.silu(inner) @ self.B.T
+        inner_NC = self.hidden_A(_unit(hidden_ND)) + self.token_A(_unit(embedding_ND))
+        return hidden_ND + self.B(F.silu(inner_NC))
 
 
 def _unit(x_ND: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ import json
 import mmap
 import struct
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
 from model.decoder import (
     FUSED,
     Adapter,
+    Chain,
     Config,
     Decoder,
     Layer,
@@ -102,7 +103,9 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
                 "bad_adapter",
                 f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
             )
-        acting = Adapter(gated.pairs, gated.mask_embedding, gated.chain)
+        held: Callable[[Tensor], Linear] = Int8Linear.of if form == "int8" else Fp32Linear
+        chain = Chain(*map(held, gated.chain)) if gated.chain else None
+        acting = Adapter(gated.pairs, gated.mask_embedding, chain)
         vocab_S = gated.draft_vocab_S
         if form == "int8":
             weight, scale = (

@@ -10,6 +10,7 @@ Knows nothing of text: where to stop beyond the end tokens is asked of `until`, 
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -154,11 +155,16 @@ class Network:
         assert self.mask_id is not None  # only a model that diffuses has noisy rows
         if self.chain is not None:
             hidden_BD = self.chain(hidden_BD, self.decoder.embed(torch.tensor(own_B)))
-        if self.draft_head is not None and self.draft_vocab_S is not None:
-            return self.draft_head(hidden_BD).masked_fill_(self.draft_vocab_S.eq(self.mask_id), -torch.inf)
-        logits_BV = self.decoder.logits(hidden_BD)
-        logits_BV[:, self.mask_id] = -torch.inf
-        return logits_BV
+        scores_BS = (self.draft_head or self.decoder.logits)(hidden_BD)
+        scores_BS[:, self._never] = -torch.inf
+        return scores_BS
+
+    @functools.cached_property
+    def _never(self) -> list[int]:
+        """Columns of the noisy rows' scores that are the mask's own."""
+        if self.draft_vocab_S is None:
+            return [] if self.mask_id is None else [self.mask_id]
+        return [at for at, token in enumerate(self.draft_vocab_S.tolist()) if token == self.mask_id]
 
     @property
     def chain(self) -> Chain | None:
@@ -179,14 +185,18 @@ class Network:
             best = self.noisy_logits(row_1D, [token])[0].log_softmax(-1).max(-1)
             token = self.drafted([int(best.indices)])[0]
             tokens.append(token)
-            chances.append(best.values.exp().item())
+            chances.append(math.exp(best.values))
             if math.prod(chances) < unlikely:
                 break
         return tokens, chances
 
     def drafted(self, index_B: Sequence[int]) -> list[int]:
         """Ids of the whole vocabulary for indices into the noisy rows' scores."""
-        return list(index_B) if self.draft_vocab_S is None else self.draft_vocab_S[list(index_B)].tolist()
+        return list(index_B) if self.draft_vocab_S is None else [self._drafts[at] for at in index_B]
+
+    @functools.cached_property
+    def _drafts(self) -> list[int]:
+        return [] if self.draft_vocab_S is None else self.draft_vocab_S.tolist()
 
 
 @dataclass(frozen=True)

@@ -523,7 +523,7 @@ def _drafter(base: Path, path: Path) -> tuple[GatedModel, int]:
         scale=float(facts["scale"]),
         draft_vocab_S=found.draft_vocab_S,
         seed=0,
-        chain=found.chain.B.shape[1] if found.chain else 0,
+        chain=len(found.chain[0]) if found.chain else 0,
     )
     load_adapter(model, path)
     return model, int(facts["shift"])

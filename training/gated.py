@@ -41,7 +41,7 @@ from model.decoder import (
     linear_shapes,
 )
 from model.loading import TWO_DIGITS
-from model.quantise import Int8Linear, quantise_weight
+from model.quantise import Fp32Linear, Int8Linear, quantise_weight
 from model.schema import DiffcoderError
 from training import bf16
 from training.noisy_blocks import Apart, BlockAttention, Clean, Noisy
@@ -119,7 +119,7 @@ class GatedModel:
         )
         self.parameters = _initial_adapter(c, rank, chain, seed)
         self.chain = (
-            Chain(*(self.parameters[f"chain.{name}"] for name in ("hidden_A", "token_A", "B")))
+            Chain(*(Fp32Linear(self.parameters[f"chain.{name}"]) for name in ("hidden_A", "token_A", "B")))
             if chain
             else None
         )

@@ -29,6 +29,7 @@ from model.checkpoints import Checkpoint, open_checkpoint
 from model.decoder import (
     FUSED,
     LINEARS,
+    Chain,
     Decoder,
     Gate,
     Layer,
@@ -39,6 +40,7 @@ from model.decoder import (
 )
 from model.loading import TWO_DIGITS
 from model.masks import clean_then_noisy
+from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
 from training import layouts
 from training.attention import MaskedAttention
@@ -74,6 +76,8 @@ class TeamModel:
             self.drafting_pairs = _FrozenPairs(self.drafting.pairs)
             vocab_S = self.drafting.draft_vocab_S
             self.draft_head = FrozenLinear(head_VD[vocab_S])
+            chain = self.drafting.chain
+            self.chain = Chain(*map(Fp32Linear, chain)) if chain else None
             self.draft_of_V = torch.full((c.vocab,), -1).scatter_(0, vocab_S, torch.arange(len(vocab_S)))
 
     def _layer(self, checkpoint: Checkpoint, n: int) -> Layer:
@@ -116,8 +120,8 @@ class TeamModel:
         assert self.drafting is not None
         known = self.draft_of_V[targets_P] >= 0
         hidden_PD, own_P, targets_P = hidden_PD[known], own_P[known], self.draft_of_V[targets_P[known]]
-        if (chain := self.drafting.chain) is not None:
-            hidden_PD = chain(hidden_PD, self.decoder.embed(own_P))
+        if self.chain is not None:
+            hidden_PD = self.chain(hidden_PD, self.decoder.embed(own_P))
         return F.cross_entropy(self.draft_head(hidden_PD), targets_P, reduction="sum")
 
 

@@ -73,8 +73,8 @@ def scores(network: Network, hidden: Tensor, own: int | None) -> Tensor:
     if network.adapter is not None and (chain := network.adapter.chain) is not None:
         token = network.decoder.embed(torch.tensor([own]))[0]
         length = hidden.pow(2).mean().add(1e-6).sqrt(), token.pow(2).mean().add(1e-6).sqrt()
-        inner = chain.hidden_A @ (hidden / length[0]) + chain.token_A @ (token / length[1])
-        hidden = hidden + chain.B @ (inner * inner.sigmoid())
+        inner = chain.hidden_A((hidden / length[0])[None]) + chain.token_A((token / length[1])[None])
+        hidden = hidden + chain.B(inner * inner.sigmoid())[0]
     head = network.draft_head if network.draft_head is not None else network.decoder.logits
     found = head(hidden[None])[0]
     ids = torch.arange(len(found)) if network.draft_vocab_S is None else network.draft_vocab_S

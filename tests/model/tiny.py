@@ -12,7 +12,7 @@ import torch
 from model.adapters import TeamAdapter
 from model.decoder import FUSED, Adapter, Chain, Config, Decoder, Layer, Pairs, first_factors, linear_shapes
 from model.drafters import CostCurve
-from model.quantise import Int8Linear, quantise_weight
+from model.quantise import Fp32Linear, Int8Linear, quantise_weight
 from model.sampler import Network
 
 VOCAB, MASK, END = 61, 5, 2
@@ -97,7 +97,7 @@ def adapter(c: Config, seed: int, *, chained: bool = False) -> Adapter:
     g, d = torch.Generator().manual_seed(seed + 1000), c.width
     mask_embedding = torch.randn(d, generator=g)
     chain = [torch.randn(*shape, generator=g) for shape in ((6, d), (6, d), (d, 6))] if chained else []
-    return Adapter(pairs(c, seed), mask_embedding, Chain(*chain) if chained else None)
+    return Adapter(pairs(c, seed), mask_embedding, Chain(*map(Fp32Linear, chain)) if chained else None)
 
 
 def network(kind: str, block: int, seed: int) -> Network:
