@@ -14,8 +14,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
+from statistics import median
 
 import torch
+from torch import Tensor
 
 from model import layout, loading, sampler
 from model.decoder import KVCache
@@ -440,40 +442,40 @@ class Generator:
         to; the best of a few."""
         cache, _ = self._cache.take([0, 0])
         many, behind = _MEASURED_BEHIND, min(_MEASURED_KEYS, self._window // 2)
-        best: dict[tuple[int, int, int], float] = {}  # of (clean rows, masks, keys)
-        wanted = [(rows, 0, 0) for rows in _MEASURED_ROWS] + [(many, 0, behind)]
-        if self.network.adapter is not None:
-            wanted.insert(
-                wanted.index((many, 0, 0)) + 1, (1, many - 1, 0)
-            )  # right behind what it is compared with
-        drafts = ratio = math.inf
+
+        def forward(clean: int, masks: int, keys: int, tail: int) -> tuple[float, Tensor]:
+            cache.length = keys
+            blocks = [Block(1, [None] * masks)] if masks else []
+            start = time.thread_time()
+            _, noisy_BD = self.network.forward(cache, [0] * clean, blocks, tail)
+            return (time.thread_time() - start) * 1000, noisy_BD
+
+        ms = dict.fromkeys(_MEASURED_ROWS, math.inf)
+        far = drafts = math.inf
+        ratios: list[float] = []
         rounds, until = 0, time.perf_counter() + MEASURE_S
         while rounds < 2 or time.perf_counter() < until:
             rounds += 1
-            round_ms: dict[tuple[int, int, int], float] = {}
-            for clean, masks, keys in wanted:
-                cache.length = keys
-                blocks = [Block(1, [None] * masks)] if masks else []
+            for rows in _MEASURED_ROWS:
+                ms[rows] = min(ms[rows], forward(rows, 0, 0, rows)[0])
+            far = min(far, forward(many, 0, behind, many)[0])
+            if self.network.adapter is not None:
+                # One right behind the other: the machine may change its speed.
+                clean_ms, _ = forward(many, 0, 0, 1)
+                masked_ms, noisy_BD = forward(1, many - 1, 0, 1)
+                ratios.append(masked_ms / clean_ms)
+                most = self.network.most_masks
                 start = time.thread_time()
-                _, noisy_BD = self.network.forward(cache, [0] * clean, blocks, clean)
-                took = round_ms[clean, masks, keys] = (time.thread_time() - start) * 1000
-                best[clean, masks, keys] = min(best.get((clean, masks, keys), math.inf), took)
-                if masks:
-                    # Within a round: the machine may change its speed between two.
-                    ratio = min(ratio, took / round_ms[many, 0, 0])
-                    start = time.thread_time()
-                    self.network.draft(noisy_BD[:1], 0)
-                    drafts = min(drafts, (time.thread_time() - start) * 1000)
+                self.network.draft(noisy_BD[:most], 0, unlikely=0.0)
+                drafts = min(drafts, (time.thread_time() - start) * 1000 / most)
         cache.length = 0
         self._cache.give(cache, [])
-        ms = {rows: best[rows, 0, 0] for rows in _MEASURED_ROWS}
         for more, less in pairwise(reversed(_MEASURED_ROWS)):
             ms[less] = min(ms[less], ms[more])  # more rows never cost less
-        pairs = max(0.0, best[many, 0, behind] - ms[many]) / (many * behind)
+        pairs = max(0.0, far - ms[many]) / (many * behind)
         if self.network.adapter is None:
             return CostCurve(ms, pairs)
-        # The masked forward scores one row over the vocabulary, the other all: a little less is charged than it costs.
-        return CostCurve(ms, pairs, max(0.0, ratio - 1) * ms[many], drafts)
+        return CostCurve(ms, pairs, max(0.0, median(ratios) - 1) * ms[many], drafts)
 
 
 class _Text:
