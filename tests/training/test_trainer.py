@@ -322,7 +322,7 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path):
 def test_recipes_load_and_unknown_fields_are_errors(tmp_path):
     for path in RECIPES.glob("*.toml"):
         load(path.stem)
-    assert load("gated").rank == 32
+    assert load("gated").rank == 16
     (tmp_path / "both.toml").write_text('kind = "diffusion"\nar_weight = 1.0\n')
     with pytest.raises(DiffcoderError, match="causal"):
         load(str(tmp_path / "both.toml"))
