@@ -41,7 +41,7 @@ CHANGES: dict[str, dict[str, object]] = {
     "sdc-sft-lora": _SCHEDULE | {"context": 512, "rank": 8},
     "gated": _SCHEDULE
     | {"rank": 8, "chain": 16, "length": (40, 64), "noisy_rows": 48, "draft_vocab": 400, "languages": {}}
-    | {"noise_warmup": 5},
+    | {"noise_warmup": 5, "generated": 0.5, "edits": 0.06},  # the shipped recipe asks for neither
     "team": {"rank": 8, "length": 96, "epochs": 0.4, "lr": 5e-3},
 }
 
