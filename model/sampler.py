@@ -160,11 +160,14 @@ class Network:
         return scores_BS
 
     @functools.cached_property
+    def _drafts(self) -> Sequence[int]:
+        """The id of each column of the noisy rows' scores."""
+        return range(self.decoder.config.vocab) if self.draft_vocab_S is None else self.draft_vocab_S.tolist()
+
+    @functools.cached_property
     def _never(self) -> list[int]:
-        """Columns of the noisy rows' scores that are the mask's own."""
-        if self.draft_vocab_S is None:
-            return [] if self.mask_id is None else [self.mask_id]
-        return [at for at, token in enumerate(self.draft_vocab_S.tolist()) if token == self.mask_id]
+        """The column that is the mask's own, if there is one."""
+        return [self._drafts.index(self.mask_id)] if self.mask_id in self._drafts else []
 
     @property
     def chain(self) -> Chain | None:
@@ -192,11 +195,7 @@ class Network:
 
     def drafted(self, index_B: Sequence[int]) -> list[int]:
         """Ids of the whole vocabulary for indices into the noisy rows' scores."""
-        return list(index_B) if self.draft_vocab_S is None else [self._drafts[at] for at in index_B]
-
-    @functools.cached_property
-    def _drafts(self) -> list[int]:
-        return [] if self.draft_vocab_S is None else self.draft_vocab_S.tolist()
+        return [self._drafts[at] for at in index_B]
 
 
 @dataclass(frozen=True)

@@ -225,8 +225,9 @@ def test_no_danger_is_seen_where_there_is_none() -> None:
     assert dangers(Module("model.a", Path("model/a.py"), ast.parse(harmless))) == []
 
 
-# Spelled in pieces, or this file would be the one that names them.
-HOSTS = ("pypi·org", "pythonhosted·org", "npmjs·org", "npmjs·com", "download·pytorch·org", "deb·debian·org")
+# Put together here, or this file would be the one that names them.
+REGISTRIES = {"org": ("pypi", "pythonhosted", "npmjs", "download.pytorch", "deb.debian"), "com": ("npmjs",)}
+HOSTS = [f"{name}.{end}" for end, names in REGISTRIES.items() for name in names]
 PLACES = [re.escape(f"/{folder}/") + r"(?=[\w.-])" for folder in ("work", "root", "tmp", "opt")] + [
     r"/home/\w+/"
 ]
@@ -234,7 +235,7 @@ HOSTILE = "tests/evaluation/hostile/"  # programs that name the places they try 
 UNWANTED = re.compile(
     "|".join(
         [
-            *(re.escape(host.replace("·", ".")) for host in HOSTS),
+            *map(re.escape, HOSTS),
             *(rf"(?<![\w.~*}}<>]){place}" for place in PLACES),
         ]
     )

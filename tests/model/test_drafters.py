@@ -194,9 +194,11 @@ def test_a_draft_that_pays_behind_a_few_keys_does_not_behind_thousands() -> None
 
 
 def test_masks_are_left_out_where_an_adapter_costs_more_than_they_bring() -> None:
-    cheap, dear = (CostCurve({1: 20.0, 16: 26.0}, ms_masked=ms) for ms in (1.0, 25.0))
-    assert plan([], [], cheap, Beliefs(cheap), 4, 1, 0).masks > 0
-    assert plan([], [], dear, Beliefs(dear), 4, 1, 0).masks == 0
+    cheap, dear = (CostCurve({1: 20.0, 16: 26.0}, ms_masked=ms) for ms in (1.0, 12.0))
+    for curve, wanted in ((cheap, True), (dear, False)):
+        beliefs = Beliefs(curve)
+        beliefs.offer = 0.7
+        assert (plan([], [], curve, beliefs, 4, 1, 0).masks > 0) == wanted
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.integers(0, 5)), max_size=200))
