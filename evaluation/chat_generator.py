@@ -25,7 +25,8 @@ from evaluation.task import Chat, Continuation
 from model import layout, loading, sampler
 from model.decoder import KVCache
 from model.drafters import REFERENCE_COST, Beliefs, CostCurve, PromptLookup, TextDrafter
-from model.generator import SPARE, Generator, _Text, never
+from model.filling import Filling
+from model.generator import SPARE, Generator, never
 from model.layout import Piece
 from model.loading import Loaded
 from model.prefix_cache import PrefixCache
@@ -103,7 +104,7 @@ class ChatGenerator(Generator):
         """What follows `pieces`, cut at the stop strings and by nothing else; of a long prompt the end is kept."""
         started = time.monotonic()
         ids = self.encode(pieces)[-(self._window - min(limits.max_tokens, self._longest) - SPARE) :]
-        text = _Text(self, b"", Stops("", "", limits.stop))
+        text = Filling(self.tokens.bytes, b"", Stops("", "", limits.stop))
 
         def until(tokens: list[int]) -> StopReason | None:
             reason = text.until(tokens)

@@ -3,8 +3,10 @@
 A file is safetensors: `layers.N.<linear>.lora_A` (R, in) and `.lora_B` (out, R) for q, k, v, o, gate, up and down,
 `mask_embedding` (D), `draft_vocab` (S): the token ids its drafting head scores, and optionally `chain.hidden_A`,
 `chain.token_A` (C, D) and `chain.B` (D, C). Metadata: `kind` = "gated", `rank`,
-`scale` (the low-rank product is multiplied by it), `base_sha256`. A team's file has `kind` = "team" and the low-rank
-weights alone. Knows nothing of sampling.
+`scale` (the low-rank product is multiplied by it), `base_sha256`. A team's file has `kind` = "team" and low-rank weights
+for all rows. What training made of the base's drafting adapter may lie beside them: names that begin with `drafting.`,
+every `lora_B` with its scale in it, the mask embedding and the chain; `drafting_sha256` says of which file. Knows nothing
+of sampling.
 """
 
 from __future__ import annotations
@@ -21,6 +23,10 @@ from model.decoder import FUSED, Config, Linear, Pairs, linear_shapes
 from model.headers import SafetensorsHeader
 from model.quantise import Int8Linear
 from model.schema import DiffcoderError
+
+DRAFTING = "drafting."
+CHAIN = ("hidden_A", "token_A", "B")
+"""The names of a chain's weights, in the order of `decoder.Chain`."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +64,52 @@ def read_adapter(path: Path, config: Config, base_sha256: str) -> AdapterFile:
     return AdapterFile(pairs, mask_embedding, chain, vocab)
 
 
-def read_team_adapter(path: Path, config: Config, base_sha256: str) -> TeamAdapter:
+@dataclass(frozen=True)
+class TeamFile:
+    """A team's weights, for all rows; and what `drafting_sha256`'s adapter became, by the names of `seconds`."""
+
+    pairs: Pairs
+    drafting: Mapping[str, Tensor]
+    drafting_sha256: str | None
+
+
+def read_team_adapter(path: Path, config: Config, base_sha256: str) -> TeamFile:
     """Read and check a team's adapter for that base. Raises as `read_adapter` does."""
-    pairs, _, _ = _read(path, "team", config, base_sha256)
-    _finite(path, [weight for layer in pairs for pair in layer.values() for weight in pair])
-    return TeamAdapter(pairs)
+    pairs, _, header = _read(path, "team", config, base_sha256)
+    drafting = {
+        name: read_tensor(header, name).float() for name in header.regions if name.startswith(DRAFTING)
+    }
+    _finite(
+        path, [*(weight for layer in pairs for pair in layer.values() for weight in pair), *drafting.values()]
+    )
+    return TeamFile(pairs, drafting, header.metadata.get("drafting_sha256"))
+
+
+def seconds(adapter: AdapterFile) -> dict[str, Tensor]:
+    """What a team's file may bring anew of a gated adapter, by its names there: not the first factors, which the base's
+    linears hold, nor the vocabulary."""
+    found = {"mask_embedding": adapter.mask_embedding}
+    for n, layer in enumerate(adapter.pairs):
+        found |= {f"layers.{n}.{name}.lora_B": up for name, (_, up) in layer.items()}
+    if adapter.chain:
+        found |= {f"chain.{name}": weight for name, weight in zip(CHAIN, adapter.chain, strict=True)}
+    return {DRAFTING + name: value for name, value in found.items()}
+
+
+def with_seconds(adapter: AdapterFile, anew: Mapping[str, Tensor]) -> AdapterFile:
+    """The adapter with these in place of its own. Raises DiffcoderError("bad_adapter") where shapes are others."""
+    old = {name: value.shape for name, value in seconds(adapter).items()}
+    if old != {name: value.shape for name, value in anew.items()}:
+        raise DiffcoderError(
+            "bad_adapter", "The team's adapter drafts in another form than the base's: tune again."
+        )
+    get = {name.removeprefix(DRAFTING): value for name, value in anew.items()}
+    pairs = [
+        {name: (down, get[f"layers.{n}.{name}.lora_B"]) for name, (down, _) in layer.items()}
+        for n, layer in enumerate(adapter.pairs)
+    ]
+    chain = (get["chain.hidden_A"], get["chain.token_A"], get["chain.B"]) if adapter.chain else None
+    return AdapterFile(pairs, get["mask_embedding"], chain, adapter.draft_vocab_S)
 
 
 class TeamAdapter:

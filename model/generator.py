@@ -12,22 +12,20 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
 
 import torch
-from torch import Tensor
 
-from model import layout, loading, sampler
+from model import costs, layout, loading, sampler
 from model.decoder import KVCache
 from model.drafters import Beliefs, CostCurve, PromptLookup, Revision, TextDrafter
 from model.ends import best_end
+from model.filling import Filling
 from model.healing import Healing, Spellings
 from model.layout import Mark, Piece, Selection
 from model.loading import Loaded
 from model.prefix_cache import PrefixCache
-from model.sampler import Block, Free, Network, Run
+from model.sampler import Free, Network, Run
 from model.schema import (
     DiffcoderError,
     Draft,
@@ -53,9 +51,6 @@ SPARE = 192  # rows of a forward behind these: drafts and masks, or the branches
 CACHE_BUFFERS = 2  # of 100 MB each, once they are full
 LONG_S = 0.5  # a request that took longer leaves much freed memory behind, and does not feel the millisecond
 _SCORED_ROWS = 64  # of a forward: their scores over the whole vocabulary take 40 MB
-_MEASURED_ROWS = (1, 4, 8, 16, 32)
-_MEASURED_BEHIND, _MEASURED_KEYS = 8, 1024  # rows, and the keys before them, that say what attention costs
-MEASURE_S = 0.6  # of a start's seconds
 
 OnDraft = Callable[[Draft], None]
 
@@ -95,7 +90,7 @@ class Generator:
         self._cache = PrefixCache(loaded.decoder.config, self._window, CACHE_BUFFERS)
         self.cost = self._measure()
         self._beliefs = Beliefs(self.cost)
-        self._team_file = team
+        self._team_file, self._shipped = team, (loaded.adapter, loaded.adapter_file)
         self._team_seen: tuple[int, int, int] | None = None
         self._look_for_team()
 
@@ -125,16 +120,18 @@ class Generator:
             seen = None
         if seen == self._team_seen:
             return
-        self._team_seen, team = seen, None
+        self._team_seen = seen
+        (adapter, file), everywhere = self._shipped, None
         if seen is None:
             log.info("the team's adapter is off")
         else:
             try:
-                team = loading.load_team(self.name, self._team_file)
+                team = loading.load_team(self.name, self._team_file, file)
+                everywhere, adapter = team.everywhere, team.adapter or adapter
                 log.info("the team's adapter is on")
             except DiffcoderError as error:
                 log.error("the team's adapter stays off: %s", error.message)
-        self.network = replace(self.network, team=team)
+        self.network = replace(self.network, team=everywhere, adapter=adapter)
         self._cache = PrefixCache(self._decoder.config, self._window, CACHE_BUFFERS)
         self._beliefs = Beliefs(self.cost)
 
@@ -163,7 +160,7 @@ class Generator:
             )
         )
         stops = Stops(prefix, suffix, tuple(stop), limits.single_line)
-        text = _Text(self, typed, stops, layout.newline_at(request.prefix, request.suffix))
+        text = Filling(self.tokens.bytes, typed, stops, layout.newline_at(request.prefix, request.suffix))
         run = self._run(limits, text.until, on_draft, cancelled, typed, text, started)
 
         def close(cache: KVCache) -> None:
@@ -179,7 +176,7 @@ class Generator:
         usage = self._generate(ids, run, limits, PromptLookup(ids, order=3), started, close)
         return self._filled(text, run, usage)
 
-    def _filled(self, text: _Text, run: Run, usage: Usage) -> FillResponse:
+    def _filled(self, text: Filling, run: Run, usage: Usage) -> FillResponse:
         answer, kept = text.result(run)
         return FillResponse(
             text=answer,
@@ -206,7 +203,7 @@ class Generator:
             )
         ids = self._fitting(lambda n: layout.edit(self.profile, request, selection, n), EDIT_TOKENS, limits)
         stops = Stops("", "", (*limits.stop, selection.fence))
-        text = _Text(self, b"", stops)
+        text = Filling(self.tokens.bytes, b"", stops)
         run = self._run(limits, text.until, on_draft, cancelled, b"", text, started)
         usage = self._generate(ids, run, limits, Revision(old, ids), started)
         answer, kept = text.result(run)
@@ -314,7 +311,7 @@ class Generator:
         on_draft: OnDraft | None,
         cancelled: Callable[[], bool],
         typed: bytes,
-        text: _Text,
+        text: Filling,
         started: float,
     ) -> Run:
         if limits.max_tokens < 1:
@@ -438,114 +435,10 @@ class Generator:
         return found
 
     def _measure(self) -> CostCurve:
-        """What a forward costs here, in milliseconds of this thread's own processor time, which other programs add little
-        to; the best of a few."""
         cache, _ = self._cache.take([0, 0])
-        many, behind = _MEASURED_BEHIND, min(_MEASURED_KEYS, self._window // 2)
-
-        def forward(clean: int, masks: int, keys: int, tail: int) -> tuple[float, Tensor]:
-            cache.length = keys
-            blocks = [Block(1, [None] * masks)] if masks else []
-            start = time.thread_time()
-            _, noisy_BD = self.network.forward(cache, [0] * clean, blocks, tail)
-            return (time.thread_time() - start) * 1000, noisy_BD
-
-        ms = dict.fromkeys(_MEASURED_ROWS, math.inf)
-        far = drafts = math.inf
-        ratios: list[float] = []
-        rounds, until = 0, time.perf_counter() + MEASURE_S
-        while rounds < 2 or time.perf_counter() < until:
-            rounds += 1
-            for rows in _MEASURED_ROWS:
-                ms[rows] = min(ms[rows], forward(rows, 0, 0, rows)[0])
-            far = min(far, forward(many, 0, behind, many)[0])
-            if self.network.adapter is not None:
-                # One right behind the other: the machine may change its speed.
-                clean_ms, _ = forward(many, 0, 0, 1)
-                masked_ms, noisy_BD = forward(1, many - 1, 0, 1)
-                ratios.append(masked_ms / clean_ms)
-                most = self.network.most_masks
-                start = time.thread_time()
-                self.network.draft(noisy_BD[:most], 0, unlikely=0.0)
-                drafts = min(drafts, (time.thread_time() - start) * 1000 / most)
-        cache.length = 0
+        curve = costs.measure(self.network, cache)
         self._cache.give(cache, [])
-        for more, less in pairwise(reversed(_MEASURED_ROWS)):
-            ms[less] = min(ms[less], ms[more])  # more rows never cost less
-        pairs = max(0.0, far - ms[many]) / (many * behind)
-        if self.network.adapter is None:
-            return CostCurve(ms, pairs)
-        return CostCurve(ms, pairs, max(0.0, median(ratios) - 1) * ms[many], drafts)
-
-
-class _Text:
-    """The filling as text while its tokens come, and where it ends."""
-
-    def __init__(self, generator: Generator, typed: bytes, stops: Stops, newline: str = "\n"):
-        self._bytes, self._typed, self._stops = generator.tokens.bytes, typed, stops
-        self._newline = newline
-        self._raw, self._count = b"", 0
-        self._end: int | None = None
-
-    def until(self, tokens: list[int]) -> StopReason | None:
-        for token in tokens[self._count :]:
-            self._raw += self._bytes[token]
-        self._count = len(tokens)
-        return self._stops.look(self._decode(self._raw))
-
-    def open_ends(self, run: Run) -> list[int]:
-        """Numbers of tokens after which the text may end, when no rule of the gap's own has said where."""
-        if run.stop_reason not in ("end_token", "budget", "dedent", "repetition"):
-            return []
-        size, ends, raw = len(self._cut(run)), [0] if not self._typed else [], b""
-        for count, token in enumerate(run.tokens, 1):
-            raw += self._bytes[token]
-            if len(raw) < len(self._typed) or _is_partial(raw):
-                continue
-            rest = self._decode(self._raw)[len(self._decode(raw)) :]
-            if len(self._decode(raw)) <= size and self._stops.may_end_before(rest):
-                ends.append(count)
-        return ends
-
-    def end_at(self, tokens: int) -> None:
-        self._end = tokens
-
-    def result(self, run: Run) -> tuple[str, int]:
-        """The final text, and how many of the run's tokens it took."""
-        if self._end is not None:
-            raw = b"".join(self._bytes[token] for token in run.tokens[: self._end])
-            return self._ended(self._decode(raw)), self._end
-        text = self._cut(run)
-        size, kept, spelled = len(self._typed) + len(text.encode()), 0, 0
-        while kept < len(run.tokens) and spelled < size:
-            spelled += len(self._bytes[run.tokens[kept]])
-            kept += 1
-        return self._ended(text), kept
-
-    def _cut(self, run: Run) -> str:
-        text = self._decode(self._raw)
-        ruled = run.stop_reason not in ("end_token", "budget", "deadline", "cancelled")
-        return text[: self._stops.cut] if ruled else text
-
-    def draft(self, draft: sampler.Draft) -> Draft:
-        raw = b"".join(self._bytes[token] for token in draft.tokens)
-        block = tuple(
-            None if token is None else self._ended(self._bytes[token].decode("utf-8", errors="replace"))
-            for token in draft.block
-        )
-        return Draft(text=self._ended(self._decode(raw)), block=block, forwards=draft.forwards)
-
-    def _ended(self, text: str) -> str:
-        """The text with its lines ended as the file's are."""
-        return text.replace("\n", self._newline)
-
-    def _decode(self, raw: bytes) -> str:
-        return raw[len(self._typed) :].decode("utf-8", errors="ignore")
-
-
-def _is_partial(raw: bytes) -> bool:
-    """Whether the bytes end within a character."""
-    return len(raw) != len(raw.decode("utf-8", errors="ignore").encode())
+        return curve
 
 
 def _return_freed_memory() -> None:

@@ -9,6 +9,7 @@ It is written atomically with its SHA-256 beside it, which is checked on every l
 from __future__ import annotations
 
 import json
+import logging
 import mmap
 import struct
 import weakref
@@ -24,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import profiles, registry, store
-from model.adapters import TeamAdapter, read_adapter, read_team_adapter
+from model.adapters import AdapterFile, TeamAdapter, read_adapter, read_team_adapter, with_seconds
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
 from model.decoder import (
     FUSED,
@@ -46,6 +47,8 @@ from model.quantise import INPUT_LEVELS, Fp32Linear, Int8Linear, quantise_weight
 from model.schema import DiffcoderError
 from model.tokens import TokenTable, load_tokenizer
 
+log = logging.getLogger("diffcoder.loading")
+
 Form = Literal["int8", "fp32"]
 FORMAT = "3"  # of converted files; a file of another format is made anew
 _KINDS = {torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
@@ -66,8 +69,17 @@ class Loaded:
     tokens: TokenTable
     profile: Profile
     adapter: Adapter | None
+    adapter_file: Path | None
     draft_vocab_S: Tensor | None
     draft_head: Linear | None
+
+
+@dataclass(frozen=True)
+class Team:
+    """What a team's file brings: products on every row, and the drafting adapter as it became along with them."""
+
+    everywhere: TeamAdapter
+    adapter: Adapter | None
 
 
 def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = None) -> Loaded:
@@ -97,15 +109,13 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
         tokens = TokenTable(tokenizer, checkpoint.config.vocab)
         profile = profiles.find(entry.profile, checkpoint.architecture, tokens.special_ids, checkpoint.made)
         if gated is None:
-            return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None, None)
+            return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, None, None, None, None)
         if profile.weights != "gated":
             raise DiffcoderError(
                 "bad_adapter",
                 f"The model {entry.name} takes no adapter (its profile is {profile.name}): leave it out.",
             )
-        held: Callable[[Tensor], Linear] = Int8Linear.of if form == "int8" else Fp32Linear
-        chain = Chain(*map(held, gated.chain)) if gated.chain else None
-        acting = Adapter(gated.pairs, gated.mask_embedding, chain)
+        acting = _acting(gated, Int8Linear.of if form == "int8" else Fp32Linear)
         vocab_S = gated.draft_vocab_S
         if form == "int8":
             weight, scale = (
@@ -117,7 +127,9 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
             whole = weights.result().head
             assert isinstance(whole, Fp32Linear)
             draft_head = Fp32Linear(whole.weight[vocab_S])
-        return Loaded(entry.name, weights.result(), tokenizer, tokens, profile, acting, vocab_S, draft_head)
+        return Loaded(
+            entry.name, weights.result(), tokenizer, tokens, profile, acting, file, vocab_S, draft_head
+        )
 
 
 def shipped_adapter(name: str) -> Path | None:
@@ -126,10 +138,26 @@ def shipped_adapter(name: str) -> Path | None:
     return path if registry.is_file_name(name) and path.is_file() else None
 
 
-def load_team(name: str, adapter: Path) -> TeamAdapter:
-    """A team's adapter for the model of that name. Raises DiffcoderError: "bad_adapter", "corrupt_model"."""
+def load_team(name: str, file: Path, drafting: Path | None) -> Team:
+    """A team's adapter for the model of that name, whose drafting adapter is `drafting`; where the team's brings another
+    form of it, of another file, that is left out. Raises DiffcoderError: "bad_adapter", "corrupt_model"."""
     path = store.model_path(name)
-    return read_team_adapter(adapter, open_checkpoint(path).config, base_sha256(name, path))
+    config, base = open_checkpoint(path).config, base_sha256(name, path)
+    team = read_team_adapter(file, config, base)
+    adapter = None
+    if drafting is not None and team.drafting:
+        if team.drafting_sha256 == store.sha256(drafting):
+            gated = read_adapter(drafting, config, base)
+            adapter = _acting(with_seconds(gated, team.drafting), Int8Linear.of)
+        else:
+            log.warning(
+                "the team's adapter was made beside another drafting adapter: tune again, and drafts are better"
+            )
+    return Team(TeamAdapter(team.pairs), adapter)
+
+
+def _acting(file: AdapterFile, held: Callable[[Tensor], Linear]) -> Adapter:
+    return Adapter(file.pairs, file.mask_embedding, Chain(*map(held, file.chain)) if file.chain else None)
 
 
 def base_sha256(name: str, path: Path) -> str:

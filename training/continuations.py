@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.gated import GatedModel, as_ids
-from training.layouts import Ids, Sequence
+from training.gated import GatedModel
+from training.layouts import Ids, Sequence, as_ids
 
 
 class _Batch:

@@ -30,7 +30,8 @@ from training.attention import attention, next_token, noisy_and_clean
 from training.corpus import Corpus
 from training.examples import Examples
 from training.files import write_atomically
-from training.gated import as_ids, checkpoint_sha256
+from training.gated import checkpoint_sha256
+from training.layouts import as_ids
 from training.models import write_model
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling

@@ -19,9 +19,11 @@ from model.checkpoints import open_checkpoint
 from model.schema import DiffcoderError
 from training import layouts, objective
 from training.corpus import Corpus
+from training.draft_head import Asked
 from training.examples import Examples
 from training.files import reading, save_array, write_atomically
-from training.gated import GatedModel, adapter_bytes, as_ids, checkpoint_sha256, load_adapter
+from training.gated import GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
+from training.layouts import as_ids
 from training.noise import rate_ceiling
 from training.noisy_blocks import Noisy
 from training.parallel import World
@@ -100,32 +102,22 @@ class Drafting:
         sequences = [self._draw_whole(rng) for _ in range(recipe.together)]
         block = int(rng.choice(recipe.blocks))
         parts: list[Noisy] = []
-        asked: list[tuple[Tensor, Tensor, Tensor]] = []  # targets, weights, teacher's row, by sequence
+        asked: list[Asked] = []
         read = model.read(*(as_ids(sequence.ids) for sequence in sequences))
-        teacher_CS = model.teach(torch.cat([hidden_CD for _, hidden_CD in read]))  # of all sequences
+        teacher_CS = model.drafts.teach(torch.cat([hidden_CD for _, hidden_CD in read]))  # of all sequences
         before = 0
         for sequence, (clean, hidden_CD) in zip(sequences, read, strict=True):
             own_CS = teacher_CS[before : before + len(hidden_CD)]
             made = self._blocks(rng, sequence, own_CS, block, ceiling)
-            anchors_N = as_ids(made.anchors_N)
-            parts.append(Noisy(clean, as_ids(made.ids_NB), torch.from_numpy(made.mask_NB), anchors_N))
-            at_NB = before + recipe.shift + anchors_N[:, None] + torch.arange(block)
-            asked.append((as_ids(made.targets_NB), torch.from_numpy(made.weights_NB), at_NB))
+            asked.append(Asked.of(made, recipe.shift, before))
+            parts.append(Noisy(clean, asked[-1].ids_NB, asked[-1].mask_NB, as_ids(made.anchors_N)))
             before += len(hidden_CD)
         hidden_RD = model.denoise(*parts)
-        targets_R, weights_R, at_R = (torch.cat(some).view(-1) for some in zip(*asked, strict=True))
-        targets_R = model.draft_of_V[targets_R]
-        ids_R = torch.cat([part.ids_NB for part in parts]).view(-1)
-        asked_P = ((weights_R > 0) & (targets_R >= 0)).nonzero().squeeze(1)
-        logits_PS = model.draft_logits(hidden_RD[asked_P], ids_R[asked_P])
-        targets_P, at_P = targets_R[asked_P], at_R[asked_P]
-        loss_P = objective.distilled(logits_PS, targets_P, teacher_CS, at_P, recipe.soft)
-        right_R = torch.zeros(len(targets_R), dtype=torch.bool)
-        right_R[asked_P] = logits_PS.argmax(-1) == targets_P
-        whole_N = torch.cat([part.mask_NB for part in parts]).all(1)
-        unread_R = (whole_N[:, None] & ~objective.reached(right_R.view(-1, block))).view(-1)
-        weights_P = weights_R.where(~unread_R, weights_R * recipe.missed)[asked_P]
-        return Loss((loss_P * weights_P).sum(), float(weights_P.sum()), len(ids_R))
+        every = Asked(*map(torch.cat, zip(*asked, strict=True)))
+        total, weight = model.drafts.loss(
+            hidden_RD, every, teacher_CS, soft=recipe.soft, missed=recipe.missed
+        )
+        return Loss(total, weight, len(hidden_RD))
 
     def _blocks(
         self,
@@ -136,7 +128,7 @@ class Drafting:
         ceiling: float,
     ) -> objective.Blocks:
         recipe = self.recipe
-        argmax_C = self.model.draft_vocab_S[teacher_CS.argmax(-1)].numpy()
+        argmax_C = self.model.drafts.vocab_S[teacher_CS.argmax(-1)].numpy()
         agree_C = np.concatenate([[True], argmax_C[:-1] == sequence.ids[1:]])
         anchors_N = objective.choose_anchors(
             rng, agree_C, sequence.first, block, recipe.shift, recipe.noisy_rows // block, recipe.easy
@@ -187,7 +179,7 @@ class Drafting:
         return measure(self.model, self.held_out, self.recipe.shift)
 
     def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
-        export_adapter(self.recipe, self.base_sha256, self.model.draft_vocab_S, run, weights, facts)
+        export_adapter(self.recipe, self.base_sha256, self.model.drafts.vocab_S, run, weights, facts)
 
 
 def export_adapter(

@@ -1,9 +1,7 @@
 """The gated adapter over a frozen base, as training sees it: cheap clean passes, noisy passes with gradients.
 
-The base's linears are int8 in both directions. Forward they are the engine's own products (`model.quantise`); backward
-the gradient rows go through the transposed int8 weight, each row scaled on its own like any input. On two AVX2 cores
-this is twice as fast as fp32, and the adapter learns against the very numbers it will run on. Where the processor
-multiplies it, bf16 is up to twice as fast again (`bf16.py`). Clean rows run without gradient and without the adapter,
+The base's linears are int8 in both directions (`frozen.py`); where the processor multiplies it, bf16 is up to twice as
+fast (`bf16.py`). Clean rows run without gradient and without the adapter,
 once a sequence; noisy blocks attend to their keys and values (`noisy_blocks.py`).
 
 Knows nothing of files, schedules or losses.
@@ -21,12 +19,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from model.adapters import CHAIN
 from model.checkpoints import open_checkpoint
 from model.decoder import (
     FUSED,
@@ -34,69 +32,25 @@ from model.decoder import (
     Config,
     Decoder,
     Layer,
-    Linear,
     fused_bias,
     fused_weight,
     layer_norms,
     linear_shapes,
 )
 from model.loading import TWO_DIGITS
-from model.quantise import Fp32Linear, Int8Linear, quantise_weight
+from model.quantise import Fp32Linear, Int8Linear
 from model.schema import DiffcoderError
 from training import bf16
+from training.draft_head import DraftHead
+from training.frozen import FrozenLinear, GatedLinear
 from training.noisy_blocks import Apart, BlockAttention, Clean, Noisy
-
-
-class _Product(torch.autograd.Function):
-    """y = forward(x), dx = backward(dy): a linear map whose weights are not trained."""
-
-    @staticmethod
-    def forward(ctx, x, forward_linear, backward_linear):
-        ctx.backward_linear = backward_linear
-        return forward_linear(x)
-
-    @staticmethod
-    def backward(ctx, dy):
-        return ctx.backward_linear(dy), None, None
-
-
-class FrozenLinear:
-    """x @ weight.T + bias in int8, with a gradient for x alone: through `transposed`, else in int8 as well."""
-
-    def __init__(
-        self,
-        weight_OI: Tensor,
-        bias_O: Tensor | None = None,
-        digits: int = 1,
-        gradient_digits: int = 1,
-        transposed: Linear | None = None,
-    ):
-        self.product = Int8Linear(*quantise_weight(weight_OI), bias_O, digits)
-        self.transposed = transposed or Int8Linear(
-            *quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits
-        )
-        self.width = len(weight_OI)
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        return _Product.apply(x_NI, self.product, self.transposed)
-
-
-class GatedLinear:
-    """A frozen (fused) linear with the low-rank products of its parts added to every row."""
-
-    def __init__(self, frozen: Linear, pairs: list[tuple[nn.Parameter, nn.Parameter]], scale: float):
-        self.frozen, self.pairs, self.scale, self.width = frozen, pairs, scale, frozen.width
-
-    def __call__(self, x_NI: Tensor) -> Tensor:
-        parts = [x_NI @ down.T @ (up.T * self.scale) for down, up in self.pairs]
-        return self.frozen(x_NI) + (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
 
 
 class GatedModel:
     """A frozen base and a trainable gated adapter.
 
     `draft_vocab_S` are the token ids that the drafting head knows; every id this class takes or returns is a
-    full-vocabulary id unless its name says `draft`. `precision` is that of all products but the heads'.
+    full-vocabulary id. `precision` is that of all products but the heads'.
     """
 
     def __init__(
@@ -112,17 +66,8 @@ class GatedModel:
     ):
         checkpoint = open_checkpoint(base)
         self.base, self.config, self.rank, self.scale = base, checkpoint.config, rank, scale
-        self.draft_vocab_S = draft_vocab_S
         c = self.config
-        self.draft_of_V = torch.full((c.vocab,), -1).scatter_(
-            0, draft_vocab_S, torch.arange(len(draft_vocab_S))
-        )
         self.parameters = _initial_adapter(c, rank, chain, seed)
-        self.chain = (
-            Chain(*(Fp32Linear(self.parameters[f"chain.{name}"]) for name in ("hidden_A", "token_A", "B")))
-            if chain
-            else None
-        )
         clean: list[Layer] = []
         noisy: list[Layer] = []
         self._kind = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -149,7 +94,11 @@ class GatedModel:
         back = bf16.Frozen(head_SD.T.contiguous()) if precision == "bf16" else None
         norm = checkpoint.tensor("norm.weight")
         self.clean = Decoder(c, clean, embedding, norm, Int8Linear.of(head))
-        self.noisy = Decoder(c, noisy, embedding, norm, FrozenLinear(head_SD, transposed=back))
+        draft_head = FrozenLinear(head_SD, transposed=back)
+        self.noisy = Decoder(c, noisy, embedding, norm, draft_head)
+        self.drafts = DraftHead(
+            draft_vocab_S, c.vocab, draft_head, chain_of(self.parameters, "chain."), self.noisy.embed
+        )
         if not self.parameters["mask_embedding"].any():
             self.parameters["mask_embedding"].data.copy_(embedding.mean(0))
 
@@ -171,11 +120,6 @@ class GatedModel:
         """The base's greedy next token after each row."""
         return self.clean.logits(hidden_CD).argmax(-1)
 
-    @torch.no_grad()
-    def teach(self, hidden_CD: Tensor) -> Tensor:
-        """The base's own scores (C, S) over the drafting vocabulary for the token after each row."""
-        return self.noisy.head.product(hidden_CD)  # type: ignore[attr-defined]
-
     def denoise(self, *parts: Noisy) -> Tensor:
         """Hidden states (R, D) of noisy blocks, part by part; with gradient."""
         places = [part.anchors_N[:, None] + 1 + torch.arange(part.ids_NB.shape[1]) for part in parts]
@@ -187,10 +131,11 @@ class GatedModel:
         sight = BlockAttention(parts, self.config.heads // self.config.kv_heads)
         return self.noisy.forward(x_RD, positions_R, sight)
 
-    def draft_logits(self, hidden_RD: Tensor, previous_R: Tensor) -> Tensor:
-        """(R, S) scores over the drafting vocabulary, with gradient, given the tokens at the rows' own places."""
-        embedding_RD = self.noisy.embed(previous_R)
-        return self.noisy.logits(self.chain(hidden_RD, embedding_RD) if self.chain else hidden_RD)
+
+def chain_of(weights: Mapping[str, Tensor], prefix: str) -> Chain | None:
+    """The chain whose weights have names that begin so, in fp32; None where there are none."""
+    names = [prefix + name for name in CHAIN]
+    return Chain(*(Fp32Linear(weights[name]) for name in names)) if names[0] in weights else None
 
 
 def _initial_adapter(config: Config, rank: int, chain: int, seed: int) -> dict[str, nn.Parameter]:
@@ -260,7 +205,3 @@ def checkpoint_sha256(path: Path) -> str:
         path = min(path.glob("*.safetensors"))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def as_ids(values: np.ndarray) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))

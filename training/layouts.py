@@ -11,7 +11,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from model.schema import DiffcoderError
 
@@ -83,3 +85,8 @@ def least_learnt(length: int, ends: int | None) -> int:
         return length - _FIRST
     after = min(max(9, length // 3) - 1, (length - 3 - ends) // 3)
     return min(length - _FIRST, length - after - 3 - 4)
+
+
+def as_ids(values: Ids) -> Tensor:
+    """For indexing in torch."""
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))

@@ -18,7 +18,8 @@ from torch.utils.checkpoint import checkpoint
 from model.decoder import FUSED, Config, Decoder, Layer, Linear, fused_bias, fused_weight
 from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
-from training.gated import FrozenLinear, GatedLinear, initial_pairs
+from training.frozen import FrozenLinear, GatedLinear
+from training.gated import initial_pairs
 from training.parallel import World
 from training.recipe import Diffusion
 

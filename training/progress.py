@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from training.gated import GatedModel, as_ids
-from training.layouts import Sequence
+from training.gated import GatedModel
+from training.layouts import Sequence, as_ids
 from training.noisy_blocks import Clean, Noisy
 
 PLACES = 5
@@ -62,7 +62,7 @@ def draft(model: GatedModel, clean: Clean, argmax_C: Tensor, anchors_N: np.ndarr
         found = [argmax_C[anchors]] if shift else []
         for place in range(block):
             own = found[-1] if shift else torch.zeros_like(anchors)
-            found.append(model.draft_vocab_S[model.draft_logits(hidden_NBD[:, place], own).argmax(-1)])
+            found.append(model.drafts.vocab_S[model.drafts.logits(hidden_NBD[:, place], own).argmax(-1)])
         drafts.append(torch.stack(found, 1))
     return torch.cat(drafts)
 

@@ -57,7 +57,20 @@ class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         return self.lr * rise * max(0.05, min(1.0, left))
 
 
-class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
+class Drafts(Recipe, frozen=True, kw_only=True):
+    """What a recipe has whose masked blocks are asked for what the base would write there (`objective.py`)."""
+
+    decay: Factor = 0.9
+    """Loss weight from one place to the next."""
+    off_weight: Factor = 0.25
+    """Loss weight behind the first place where the base disagrees with the text."""
+    soft: Share = 0.0
+    """Share of the base's own distribution in the target of a place that is asked for the base's choice."""
+    missed: Share = 1.0
+    """Factor on the loss of places behind the first that the drafter itself gets wrong in a wholly masked block."""
+
+
+class Gated(Drafts, frozen=True, kw_only=True, tag="gated"):
     """A gated block-diffusion adapter on a frozen autoregressive base (`drafting.py`)."""
 
     languages: dict[str, Factor] = {}
@@ -90,16 +103,8 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
     """Share of partly masked blocks."""
     first_weight: Factor = 0.3
     """Loss weight of the place right after the anchor."""
-    decay: Factor = 0.9
-    """Loss weight from one place to the next."""
-    off_weight: Factor = 0.25
-    """Loss weight behind the first place where the base disagrees with the text."""
     partial_weight: Factor = 0.5
     """Loss weight of a masked place in a partly masked block."""
-    soft: Share = 0.0
-    """Share of the base's own distribution in the target of a place that is asked for the base's choice."""
-    missed: Share = 1.0
-    """Factor on the loss of places behind the first that the drafter itself gets wrong in a wholly masked block."""
     precision: Literal["auto", "int8", "bf16"] = "auto"
     """What products are computed in, the heads' aside; "auto": bf16 where the processor multiplies it, else int8."""
 
@@ -110,7 +115,7 @@ class Gated(Recipe, frozen=True, kw_only=True, tag="gated"):
         return "bf16" if bf16.is_fast() else "int8"
 
 
-class Team(Recipe, frozen=True, kw_only=True, tag="team"):
+class Team(Drafts, frozen=True, kw_only=True, tag="team"):
     """Low-rank weights on a frozen base that learn one repository (`team.py`)."""
 
     rank: Some = 16

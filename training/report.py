@@ -55,8 +55,8 @@ def page(
         f" {difference['lost']:.0f} lost (McNemar, p = {difference['p_exact']:.3g}).</p>",
         _numbers(result["before"], result["after"]),
         "<p><small>Greedy answers of the engine's own generator (<code>verify</code> as the model's default). An answer"
-        " is exact when it equals what stood there. Tokens a forward leave the prompt's forwards out; drafts are planned"
-        " by one fixed cost curve.</small></p>",
+        " is exact when it equals what stood there. Tokens a forward and the clock leave the prompt's forwards out;"
+        " drafts are planned by one fixed cost curve.</small></p>",
         "<h2>By kind of gap</h2>",
         _by_kind(before, after),
         "<h2>Training</h2>",
@@ -105,6 +105,7 @@ def _numbers(before: Mapping[str, float], after: Mapping[str, float]) -> str:
         "exact": ("exact answers", "{:.1%}"),
         "similarity": ("edit similarity", "{:.3f}"),
         "tokens_per_forward": ("tokens a forward", "{:.2f}"),
+        "ms_per_token": ("ms a token, on this machine", "{:.0f}"),
     }
     rows = [(name, form.format(before[key]), form.format(after[key])) for key, (name, form) in names.items()]
     return _table((f"{before['gaps']:.0f} gaps", "base", "tuned"), rows)

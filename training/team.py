@@ -1,10 +1,11 @@
 """The team recipe's task: low-rank weights on a frozen base that learn a repository, on clean and noisy rows alike.
 
 A sequence is a piece of the repository, left to right or in the infill layout, or an edit from its history. One
-forward holds its clean rows, which predict the next token, and masked blocks behind random anchors, which the frozen
-drafting adapter denoises as it does in the engine; the team's weights act on all of them, so that what drafts keeps up
-with what verifies. The base's linears are int8 in both directions (`gated.py`). Each window of the repository is read
-once an epoch, in an order of its own.
+forward holds its clean rows, which predict the next token, and masked blocks behind random anchors, which the drafting
+adapter denoises as it does in the engine; the team's weights act on all of them. So that what drafts keeps up with what
+verifies, the adapter learns along: noisy rows are asked for what the tuned model itself would write (`objective.py`). Its
+first factors stay as they are, because the engine holds them among the base's own weights. The base's linears are int8 in
+both directions (`frozen.py`). Each window of the repository is read once an epoch, in an order of its own.
 
 Shape suffixes: C clean tokens, N noisy blocks, B places of a block, M = C + N * B rows, P rows that are asked for
 something, D width, V vocabulary, R rank.
@@ -19,17 +20,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors import safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, nn
 
-from model.adapters import read_adapter
+from model import store
+from model.adapters import DRAFTING, read_adapter, seconds
 from model.checkpoints import Checkpoint, open_checkpoint
 from model.decoder import (
     FUSED,
     LINEARS,
-    Chain,
     Decoder,
     Gate,
     Layer,
@@ -40,14 +40,16 @@ from model.decoder import (
 )
 from model.loading import TWO_DIGITS
 from model.masks import clean_then_noisy
-from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
-from training import layouts
+from training import layouts, objective
 from training.attention import MaskedAttention
 from training.corpus import Corpus
+from training.draft_head import Asked, DraftHead
 from training.examples import Examples
 from training.files import write_atomically
-from training.gated import FrozenLinear, GatedLinear, as_ids, checkpoint_sha256, initial_pairs
+from training.frozen import FrozenLinear, GatedLinear
+from training.gated import chain_of, checkpoint_sha256, initial_pairs
+from training.layouts import as_ids
 from training.recipe import Team
 from training.trainer import Loss
 
@@ -56,7 +58,8 @@ _HEAD_ROWS = 64  # of one chunk of the output head: its scores over the whole vo
 
 
 class TeamModel:
-    """A frozen base, the team's trainable pairs on all rows, and the frozen drafting adapter on noisy ones."""
+    """A frozen base, the team's trainable pairs on all rows, and the drafting adapter, trainable but for its first
+    factors, on noisy ones."""
 
     def __init__(self, base: Path, *, rank: int, scale: float, seed: int, drafting: Path | None):
         checkpoint = open_checkpoint(base)
@@ -71,14 +74,16 @@ class TeamModel:
         self.decoder = Decoder(
             c, layers, checkpoint.tensor("embed.weight"), checkpoint.tensor("norm.weight"), self.head.product
         )
-        self.drafting = read_adapter(drafting, c, self.base_sha256) if drafting is not None else None
-        if self.drafting is not None:
-            self.drafting_pairs = _FrozenPairs(self.drafting.pairs)
-            vocab_S = self.drafting.draft_vocab_S
-            self.draft_head = FrozenLinear(head_VD[vocab_S])
-            chain = self.drafting.chain
-            self.chain = Chain(*map(Fp32Linear, chain)) if chain else None
-            self.draft_of_V = torch.full((c.vocab,), -1).scatter_(0, vocab_S, torch.arange(len(vocab_S)))
+        self.drafts: DraftHead | None = None
+        if drafting is not None:
+            file = read_adapter(drafting, c, self.base_sha256)
+            own = {name: nn.Parameter(value.clone()) for name, value in seconds(file).items()}
+            self.parameters |= own
+            self.mask_embedding = own[DRAFTING + "mask_embedding"]
+            self.drafting_pairs = _DraftingPairs(file.pairs, own)
+            head = FrozenLinear(head_VD[file.draft_vocab_S])
+            chain = chain_of(own, DRAFTING + "chain.")
+            self.drafts = DraftHead(file.draft_vocab_S, c.vocab, head, chain, self.decoder.embed)
 
     def _layer(self, checkpoint: Checkpoint, n: int) -> Layer:
         c = self.config
@@ -106,8 +111,8 @@ class TeamModel:
         x_MD = self.decoder.embed(ids_C)
         gates: list[Gate] = []
         positions_M = torch.arange(c)
-        if self.drafting is not None and noisy:
-            x_MD = torch.cat([x_MD, self.drafting.mask_embedding.expand(noisy, -1)])
+        if self.drafts is not None and noisy:
+            x_MD = torch.cat([x_MD, self.mask_embedding.expand(noisy, -1)])
             places = as_ids(anchors_N)[:, None] + 1 + torch.arange(block)
             positions_M = torch.cat([positions_M, places.reshape(-1)])
             gates = [(self.drafting_pairs, slice(c, c + noisy))]
@@ -115,25 +120,20 @@ class TeamModel:
         hidden_MD = self.decoder.forward(x_MD, positions_M, MaskedAttention(mask_MM), gates)
         return hidden_MD[:c], hidden_MD[c:]
 
-    def draft_losses(self, hidden_PD: Tensor, own_P: Tensor, targets_P: Tensor) -> Tensor:
-        """Sum of the losses of noisy rows, told the tokens at their own places, over the drafting vocabulary."""
-        assert self.drafting is not None
-        known = self.draft_of_V[targets_P] >= 0
-        hidden_PD, own_P, targets_P = hidden_PD[known], own_P[known], self.draft_of_V[targets_P[known]]
-        if self.chain is not None:
-            hidden_PD = self.chain(hidden_PD, self.decoder.embed(own_P))
-        return F.cross_entropy(self.draft_head(hidden_PD), targets_P, reduction="sum")
 
+class _DraftingPairs:
+    """The drafting adapter's products with gradient: `model.decoder.LowRank` for training."""
 
-class _FrozenPairs:
-    """The drafting adapter's products, through which gradients pass: `model.decoder.LowRank` for training."""
-
-    def __init__(self, pairs: Pairs):
-        self.pairs = pairs
+    def __init__(self, pairs: Pairs, own: Mapping[str, Tensor]):
+        self.pairs = [
+            {name: (down, own[f"{DRAFTING}layers.{n}.{name}.lora_B"]) for name, (down, _) in layer.items()}
+            for n, layer in enumerate(pairs)
+        ]
 
     def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
-        parts = [x_ND @ self.pairs[layer][name][0].T @ self.pairs[layer][name][1].T for name in names]
-        y_NO += torch.cat(parts, 1)
+        y_NO += torch.cat(
+            [x_ND @ down.T @ up.T for down, up in (self.pairs[layer][name] for name in names)], 1
+        )
 
 
 class _HeadLoss(torch.autograd.Function):
@@ -180,6 +180,7 @@ class TeamTask:
             base, rank=recipe.rank, scale=recipe.scale, seed=recipe.seed, drafting=drafting
         )
         self.parameters, self.base_sha256 = self.model.parameters, self.model.base_sha256
+        self.drafting_sha256 = store.sha256(drafting) if drafting is not None else None
         self.windows = self._windows(held_out=False)
         self.held_out = self._windows(held_out=True)[:HELD_OUT_WINDOWS]
 
@@ -225,7 +226,7 @@ class TeamTask:
         recipe, block, ids_C = self.recipe, self.recipe.block, as_ids(sequence.ids)
         anchors_N = np.zeros(0, dtype=np.int64)
         places = np.arange(sequence.first, len(ids_C) - block - 1)
-        if self.model.drafting is not None and len(places):
+        if self.model.drafts is not None and len(places):
             count = min(recipe.noisy_rows // block, len(places))
             anchors_N = np.sort(rng.choice(places, count, replace=False))
         hidden_CD, hidden_MD = self.model.forward(ids_C, anchors_N, block)
@@ -233,12 +234,36 @@ class TeamTask:
         losses_P = head_losses(hidden_CD[asked], ids_C[sequence.first + 1 :], self.model.head)
         total, weight = losses_P.sum(), float(len(losses_P))
         if len(anchors_N):
-            own_NB = as_ids(anchors_N)[:, None] + 1 + torch.arange(block)
-            noisy = self.model.draft_losses(
-                hidden_MD, ids_C[own_NB].reshape(-1), ids_C[own_NB + 1].reshape(-1)
-            )
-            total = total + recipe.noisy_weight * noisy * (weight / own_NB.numel())
+            noisy, asked_for = self._noisy_loss(rng, sequence, anchors_N, hidden_CD.detach(), hidden_MD)
+            total = total + recipe.noisy_weight * noisy * (weight / max(asked_for, 1e-9))
         return Loss(total, weight, len(ids_C) + len(hidden_MD))
+
+    def _noisy_loss(
+        self,
+        rng: np.random.Generator,
+        sequence: layouts.Sequence,
+        anchors_N: np.ndarray,
+        hidden_CD: Tensor,
+        hidden_MD: Tensor,
+    ) -> tuple[Tensor, float]:
+        """The weighted sum of the noisy rows' losses, and the weight. They are all masks, so that what they are asked for
+        may depend on what the clean rows of the same forward say."""
+        recipe, drafts = self.recipe, self.model.drafts
+        assert drafts is not None
+        teacher_CS = drafts.teach(hidden_CD)
+        made = objective.make_blocks(
+            rng,
+            sequence.ids,
+            drafts.vocab_S[teacher_CS.argmax(-1)].numpy(),
+            anchors_N,
+            recipe.block,
+            shift=1,
+            partial=0.0,
+            ceiling=1.0,
+            weights=objective.Weights(0.0, recipe.decay, recipe.off_weight, 0.0),
+        )
+        asked = Asked.of(made, shift=1)
+        return drafts.loss(hidden_MD, asked, teacher_CS, soft=recipe.soft, missed=recipe.missed)
 
     @torch.no_grad()
     def measure(self) -> dict[str, object]:
@@ -252,6 +277,8 @@ class TeamTask:
         return {"bits_per_token": round(total / count / float(np.log(2)), 4)}
 
     def export(self, run: Path, weights: dict[str, Tensor], facts: dict[str, object]) -> None:
+        if self.drafting_sha256 is not None:
+            facts = {"drafting_sha256": self.drafting_sha256} | facts
         write_atomically(
             run / "adapter.safetensors", team_bytes(weights, self.model.scale, self.model.base_sha256, facts)
         )

@@ -382,7 +382,7 @@ class Tuning:
             parameter.grad = None
         recipe = self.recipe
         tokens = task.tokens()
-        noisy = recipe.noisy_rows if task.model.drafting is not None else 0
+        noisy = recipe.noisy_rows if task.model.drafts is not None else 0
         step_s = row_s * (tokens / len(task.windows) + noisy) * recipe.sequences * 1.05
         left = self.options.minutes * 60 * 0.97 - (time.monotonic() - self.started) - measuring_s
         steps_an_epoch = len(task.windows) / recipe.sequences / (1 - (recipe.edits if task.edits else 0.0))

@@ -145,6 +145,7 @@ def table(outcomes: Sequence[Outcome]) -> dict[str, float]:
         "exact": sum(o.exact for o in outcomes) / len(outcomes),
         "similarity": sum(o.similarity for o in outcomes) / len(outcomes),
         "tokens_per_forward": sum(o.tokens for o in outcomes) / sum(o.forwards for o in outcomes),
+        "ms_per_token": sum(o.ms for o in outcomes) / max(1, sum(o.tokens for o in outcomes)),
     }
 
 

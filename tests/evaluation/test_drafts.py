@@ -17,8 +17,8 @@ from model import loading, store
 from model.sampler import Network
 from model.schema import DiffcoderError
 from tests.model import reference_sampler, tiny
-from training.gated import GatedModel, as_ids, load_adapter
-from training.layouts import Sequence
+from training.gated import GatedModel, load_adapter
+from training.layouts import Sequence, as_ids
 from training.progress import HeldOut, draft
 
 ROOT = Path(__file__).resolve().parents[2]

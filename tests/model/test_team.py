@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from model import store
-from model.adapters import TeamAdapter
+from model.adapters import TeamAdapter, read_adapter, seconds
 from model.checkpoints import open_checkpoint
 from model.decoder import KVCache
 from model.generator import Generator
@@ -29,13 +31,17 @@ def base(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "model"
 
 
-def put_team(base: Path, **changes: str) -> Path:
-    """A team's adapter where the engine looks for the one of this base."""
+def put_team(base: Path, drafting: dict[str, torch.Tensor] | None = None, **changes: str) -> Path:
+    """A team's adapter where the engine looks for the one of this base; `drafting` goes into it as it is."""
     path = store.team_path(str(base))
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
     sha = store.sha256(base / "model.safetensors")
     write_adapter(part, open_checkpoint(base).config, sha, changes={"kind": "team"} | changes)
+    if drafting:
+        with safe_open(part, "pt") as file:
+            tensors, facts = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+        save_file(tensors | drafting, part, facts)
     part.replace(path)
     return path
 
@@ -59,6 +65,38 @@ def test_an_engine_takes_up_and_leaves_off_a_team_adapter_between_two_requests(b
 def test_without_a_team_adapter_nothing_changes(base: Path) -> None:
     put_team(base)
     assert scores(Generator.load(str(base))) == scores(Generator.load(str(base), team=base / "nothing"))
+
+
+def test_what_a_team_made_of_the_drafting_adapter_drafts_and_changes_no_text(base: Path) -> None:
+    config, sha = open_checkpoint(base).config, store.sha256(base / "model.safetensors")
+    shipped = write_adapter(base.parent / "shipped.safetensors", config, sha)
+    store.cache_folder().mkdir(exist_ok=True)
+    (store.cache_folder() / "models.toml").write_text(
+        '[mine]\ntitle = "Mine"\nprofile = "qwen-coder"\nblock = 4\n'
+        f'[[mine.sources]]\nkind = "folder"\npath = "{base}"\n'
+    )
+    generator = Generator.load("mine", adapter=shipped, team=store.team_path(str(base)))
+    own = generator.network.adapter
+    put_team(base)
+    plain = generator.fill(GAP).text
+    assert generator.network.adapter is own
+    anew = {name: value * 0.5 for name, value in seconds(read_adapter(shipped, config, sha)).items()}
+    put_team(base, anew, drafting_sha256=store.sha256(shipped))
+    assert generator.fill(GAP).text == plain  # verified, so drafts change its speed alone
+    adapter = generator.network.adapter
+    assert own is not None
+    assert adapter is not None
+    assert adapter is not own
+    assert torch.equal(adapter.mask_embedding, own.mask_embedding * 0.5)
+    put_team(
+        base, anew, drafting_sha256="0" * 64
+    )  # of another one, whose first factors are not in the base's linears
+    assert generator.fill(GAP).text == plain
+    assert generator.network.adapter is own
+    put_team(base, dict(list(anew.items())[:-1]), drafting_sha256=store.sha256(shipped))
+    generator.fill(GAP)
+    assert generator.network.adapter is own
+    assert generator.network.team is None
 
 
 @pytest.mark.parametrize("changes", [{"base_sha256": "0" * 64}, {"kind": "gated"}, {"rank": "none"}, {}])

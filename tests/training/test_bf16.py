@@ -90,7 +90,7 @@ def test_the_model_in_bf16_is_nearly_the_one_in_int8(models):
         for value in model.parameters.values():
             value.grad = None
         hidden = model.denoise(*noisy_rows(model))
-        model.draft_logits(hidden, torch.arange(len(hidden))).logsumexp(-1).sum().backward()
+        model.drafts.logits(hidden, torch.arange(len(hidden))).logsumexp(-1).sum().backward()
         gradients.append((hidden.detach().float(), {n: value.grad for n, value in model.parameters.items()}))
     (half, of_half), (whole, of_whole) = gradients
     assert relative(half, whole) < 0.1

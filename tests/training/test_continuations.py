@@ -7,8 +7,8 @@ import torch
 from model.schema import DiffcoderError
 from training.continuations import write_on
 from training.examples import Examples, store
-from training.gated import GatedModel, as_ids
-from training.layouts import Sequence
+from training.gated import GatedModel
+from training.layouts import Sequence, as_ids
 from training.progress import PLACES, HeldOut, draft, hits, measure, with_intervals
 
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from model.checkpoints import open_checkpoint
-from training.gated import FrozenLinear, GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
+from training.frozen import FrozenLinear
+from training.gated import GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
 from training.noisy_blocks import Noisy
 
 BLOCK = 3
@@ -107,7 +108,7 @@ def test_an_adapter_file_brings_the_weights_back(tiny_base, model, tmp_path):
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(
         adapter_bytes(
-            model.parameters, model.draft_vocab_S, model.scale, checkpoint_sha256(tiny_base), {"shift": 1}
+            model.parameters, model.drafts.vocab_S, model.scale, checkpoint_sha256(tiny_base), {"shift": 1}
         )
     )
     other = GatedModel(tiny_base, rank=4, scale=2.0, draft_vocab_S=torch.arange(0, 300, 2), seed=7)

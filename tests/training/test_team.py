@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.adapters import read_team_adapter
+from model.adapters import TeamAdapter, read_adapter, read_team_adapter, with_seconds
 from model.checkpoints import open_checkpoint
 from model.decoder import FUSED, KVCache
 from model.masks import causal
@@ -18,8 +18,9 @@ from model.schema import DiffcoderError
 from tests.model.folders import write_adapter
 from training.attention import MaskedAttention
 from training.corpus import Corpus
-from training.gated import FrozenLinear, checkpoint_sha256
-from training.layouts import Sequence
+from training.frozen import FrozenLinear
+from training.gated import checkpoint_sha256
+from training.layouts import Sequence, as_ids
 from training.network import network
 from training.recipe import Diffusion, Team
 from training.team import TeamModel, TeamTask, head_losses, merged, team_bytes
@@ -111,6 +112,55 @@ def test_both_kinds_of_rows_teach_the_same_weights(tiny_base: Path, corpus: Corp
     assert (gradients[0.2] - gradients[0.0]).norm() > 1e-3 * gradients[0.0].norm()
 
 
+def test_the_drafting_adapter_learns_what_the_tuned_model_would_write(
+    tiny_base: Path, corpus: Corpus, drafting: Path
+) -> None:
+    """Noisy rows teach it, clean ones do not; first factors stay the file's; drafts come to agree with the model."""
+    sequence = Sequence(np.arange(40), 0)
+    task = TeamTask(
+        Team(rank=4, length=40, infill=0.0, noisy_rows=60, noisy_weight=1.0),
+        tiny_base,
+        corpus,
+        None,
+        drafting,
+    )
+    model, own = task.model, {n: v for n, v in task.parameters.items() if n.startswith("drafting.")}
+    firsts = [pair[0].clone() for layer in model.drafting_pairs.pairs for pair in layer.values()]
+    clean, _ = model.forward(as_ids(sequence.ids), np.array([5]), 3)
+    clean.sum().backward()
+    assert not any(value.grad is not None and value.grad.any() for value in own.values())
+    losses = []
+    optimiser = torch.optim.Adam(own.values(), 0.01)
+    for _ in range(25):
+        optimiser.zero_grad()
+        hidden, noisy = model.forward(as_ids(sequence.ids), np.array([5, 20, 30]), 3)
+        asked = task._noisy_loss(
+            np.random.default_rng(0), sequence, np.array([5, 20, 30]), hidden.detach(), noisy
+        )
+        (asked[0] / asked[1]).backward()
+        assert all(value.grad is not None and value.grad.any() for value in own.values())
+        optimiser.step()
+        losses.append(float(asked[0]))
+    assert losses[-1] < 0.5 * losses[0]
+    now = [pair[0] for layer in model.drafting_pairs.pairs for pair in layer.values()]
+    assert all(map(torch.equal, now, firsts))
+
+
+def test_the_engine_drafts_as_training_did(tiny_base: Path, drafting: Path, tmp_path: Path) -> None:
+    model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=drafting))
+    path = tmp_path / "adapter.safetensors"
+    path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
+    file = read_team_adapter(path, model.config, model.base_sha256)
+    gated = with_seconds(read_adapter(drafting, model.config, model.base_sha256), file.drafting)
+    for n, layer in enumerate(gated.pairs):
+        for name, (down, up) in layer.items():
+            x = torch.randn(3, down.shape[1], generator=torch.Generator().manual_seed(n))
+            added = torch.zeros(3, len(up))
+            model.drafting_pairs.add_(n, [name], x, added)
+            assert torch.allclose(added, x @ down.T @ up.T, atol=2e-3)
+    assert torch.allclose(gated.mask_embedding, model.mask_embedding, atol=1e-3)
+
+
 def test_only_the_answer_of_an_edit_is_learnt(tiny_base: Path, corpus: Corpus) -> None:
     task = TeamTask(RECIPE, tiny_base, corpus, None)
     ids = np.arange(30)
@@ -124,7 +174,7 @@ def test_merged_weights_equal_the_unmerged_adapter(tiny_base: Path, tmp_path: Pa
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
     config = open_checkpoint(tiny_base).config
-    team = read_team_adapter(path, config, model.base_sha256)
+    team = TeamAdapter(read_team_adapter(path, config, model.base_sha256).pairs)
     weights = merged(tiny_base, path)
     x = torch.randn(6, config.width, generator=torch.Generator().manual_seed(0))
     base = open_checkpoint(tiny_base)
@@ -166,7 +216,7 @@ def test_the_engine_computes_what_training_saw(tiny_base: Path, tmp_path: Path) 
     model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None))
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
-    team = read_team_adapter(path, model.config, model.base_sha256)
+    team = TeamAdapter(read_team_adapter(path, model.config, model.base_sha256).pairs)
     bare = TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None)
     ids = torch.arange(30)
     with torch.no_grad():
