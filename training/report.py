@@ -53,7 +53,7 @@ def page(
         f" {difference['bits']:+.3f} bits a token (95 % interval {difference['bits_low']:+.3f} to"
         f" {difference['bits_high']:+.3f}, over {drawn}); of the exact answers {difference['gained']:.0f} gained and"
         f" {difference['lost']:.0f} lost (McNemar, p = {difference['p_exact']:.3g}).</p>",
-        _numbers(result["before"], result["after"]),
+        _numbers(result["before"], result["after"], _alike(before, after)),
         "<p><small>Greedy answers of the engine's own generator (<code>verify</code> as the model's default). An answer"
         " is exact when it equals what stood there. Tokens a forward and the clock leave the prompt's forwards out;"
         " drafts are planned by one fixed cost curve.</small></p>",
@@ -99,7 +99,7 @@ def _table(head: Sequence[str], rows: Any) -> str:
     return f"<table><tr>{cells}</tr>{lines}</table>"
 
 
-def _numbers(before: Mapping[str, float], after: Mapping[str, float]) -> str:
+def _numbers(before: Mapping[str, float], after: Mapping[str, float], alike: Sequence[str] | None) -> str:
     names = {
         "bits_per_token": ("bits a token of the true text", "{:.3f}"),
         "exact": ("exact answers", "{:.1%}"),
@@ -107,8 +107,20 @@ def _numbers(before: Mapping[str, float], after: Mapping[str, float]) -> str:
         "tokens_per_forward": ("tokens a forward", "{:.2f}"),
         "ms_per_token": ("ms a token, on this machine", "{:.0f}"),
     }
-    rows = [(name, form.format(before[key]), form.format(after[key])) for key, (name, form) in names.items()]
+    rows = [[name, form.format(before[key]), form.format(after[key])] for key, (name, form) in names.items()]
+    rows[-1:-1] = [[*alike]] if alike else []
     return _table((f"{before['gaps']:.0f} gaps", "base", "tuned"), rows)
+
+
+def _alike(before: Sequence[Outcome], after: Sequence[Outcome]) -> Sequence[str] | None:
+    """Tokens a forward of the gaps that both answer alike: there the text has no part in the difference."""
+    pairs = [(b, a) for b, a in zip(before, after, strict=True) if b.answer == a.answer and b.tokens]
+    if not pairs:
+        return None
+    ratios = [
+        sum(o.tokens for o in side) / sum(o.forwards for o in side) for side in zip(*pairs, strict=True)
+    ]
+    return f"... in the {len(pairs)} that both answer alike", *map("{:.2f}".format, ratios)
 
 
 def _by_kind(before: Sequence[Outcome], after: Sequence[Outcome]) -> str:

@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 
 from model import loading
 from model import store as store_of_models
-from training import cli, scratch
+from training import cli, given, running, scratch
 from training.corpus import Corpus
 from training.drafting import draft_vocabulary
 from training.examples import Examples, store
@@ -149,7 +149,7 @@ def test_nothing_of_a_benchmark_is_learnt_from_edits_or_continuations(
 ) -> None:
     corpus = np.load(made / "corpus" / "tokens.npy")
     store(tmp_path / "learnt", [Sequence(corpus[:200].astype(np.int64), 20)])
-    text = cli._decoder(made / "base")(corpus[:120].tolist())
+    text = given.decoder_of(made / "base")(corpus[:120].tolist())
     shutil.copytree(made / "sets", tmp_path / "sets")
     clean = run(made, "train", str(made / "gated.toml"), "--run", str(tmp_path / "a"), *sets(made),
                 "--written", str(tmp_path / "learnt"))  # fmt: skip
@@ -270,7 +270,7 @@ def test_sequences_of_another_tokenizer_are_refused(
 def test_the_adapter_that_ships_drafts_in_a_team_run_of_its_base(
     made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert cli._drafting(made / "base") is None  # of the default model
+    assert running._drafting(made / "base") is None  # of the default model
     recipe = tmp_path / "team.toml"
     recipe.write_text('kind = "team"\nrank = 4\nlength = 64\nnoisy_rows = 12\ninfill = 0.0\nsteps = 1\n')
     rows = []
@@ -285,7 +285,7 @@ def test_the_adapter_that_ships_drafts_in_a_team_run_of_its_base(
 
 @pytest.mark.model
 def test_the_adapter_that_ships_is_the_default_models() -> None:
-    assert cli._drafting(store_of_models.model_path("default")) == loading.shipped_adapter("default")
+    assert running._drafting(store_of_models.model_path("default")) == loading.shipped_adapter("default")
 
 
 def test_numbers_of_an_adapter_have_intervals_and_a_mean_over_languages(

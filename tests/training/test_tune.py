@@ -21,7 +21,7 @@ from model.drafters import REFERENCE_COST, CostCurve
 from model.generator import Generator
 from model.schema import FillRequest, FillResponse, ScoreRequest
 from tests.model.folders import write_model
-from training import commits, transformations, tune, yardstick
+from training import commits, report, transformations, tune, yardstick
 from training.live import Live
 from training.measurement import Measurement
 from training.trainer import Trainer
@@ -128,6 +128,19 @@ def test_it_learns_a_repository_and_the_engine_takes_it_up(
     tuned = bits(generator, source(99))
     assert tune.main(off[2:]) == 0
     assert bits(generator, source(99)) > tuned + 10
+
+
+def test_a_report_tells_the_gaps_that_are_answered_alike_from_the_rest() -> None:
+    def outcome(name: str, answer: str, forwards: int) -> Outcome:
+        return Outcome(name, "line", False, 0.5, 10.0, 5, 12, forwards, 30.0, answer)
+
+    before = [outcome("a.py:1", "x", 4), outcome("b.py:1", "y", 2)]
+    after = [outcome("a.py:1", "x", 3), outcome("b.py:1", "z", 12)]
+    assert report._alike(before, after) == ("... in the 1 that both answer alike", "3.00", "4.00")
+    assert report._alike(before[1:], after[1:]) is None
+    page = report._numbers(yardstick.table(before), yardstick.table(after), report._alike(before, after))
+    assert "<td>tokens a forward</td><td>4.00</td><td>1.60</td>" in page
+    assert "both answer alike</td><td>3.00</td><td>4.00</td>" in page
 
 
 def test_what_is_held_out_is_nowhere_in_training(
