@@ -22,7 +22,7 @@ from torch import Tensor
 
 from model import masks
 from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
-from model.drafters import Beliefs, CostCurve, TextDrafter, plan, worth
+from model.drafters import Beliefs, CostCurve, TextDrafter, agreed, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
 
@@ -360,7 +360,7 @@ def verify(
             ms += len(offer) * cost.ms_per_draft
         beliefs.keep_pace(accepted + 1, ms)
         if lookup is not None and (found := lookup.propose(LONGEST_LOOKUP)):
-            believed_found = beliefs.lookup.chances(len(found))
+            believed_found = agreed(found, beliefs.lookup.chances(len(found)), offer, chances)
             if worth(believed_found) > worth(chances):
                 offer, chances, believed = found, believed_found, beliefs.lookup
         run.show(offer)

@@ -17,6 +17,7 @@ from model.drafters import (
     Plan,
     PromptLookup,
     Revision,
+    agreed,
     plan,
     worth,
 )
@@ -238,3 +239,13 @@ def test_belief_learns_each_depth_apart() -> None:
     first, second = belief.chances(2)
     assert first > 0.95
     assert second < 0.05
+
+
+def test_what_masks_and_old_text_both_say_is_believed_as_the_surer_one_does() -> None:
+    found, believed = [1, 2, 3, 4], [0.5, 0.6, 0.7, 0.8]
+    assert agreed(found, believed, [1, 2], [0.9, 0.1]) == [0.9, 0.6, 0.7, 0.8]
+    assert agreed(found, believed, [1, 5], [0.9, 0.9]) == believed
+    assert agreed(found[:1], believed[:1], [1, 2], [0.9, 0.9]) == [0.5]  # it says less
+    assert agreed(found, believed, [], []) == believed
+    # The longer draft wins, which the masks' own chances alone would have beaten.
+    assert worth(agreed([7] * 24, [0.5, 0.6, *[0.8] * 22], [7] * 4, [0.95] * 4)) > worth([0.95] * 4)
