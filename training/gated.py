@@ -1,8 +1,8 @@
 """The gated adapter over a frozen base, as training sees it: cheap clean passes, noisy passes with gradients.
 
 The base's linears are int8 in both directions (`frozen.py`); where the processor multiplies it, bf16 is up to twice as
-fast (`bf16.py`). Clean rows run without gradient and without the adapter,
-once a sequence; noisy blocks attend to their keys and values (`noisy_blocks.py`).
+fast (`bf16.py`). Clean rows run without gradient and without the adapter, once a sequence; noisy blocks attend to their
+keys and values (`noisy_blocks.py`).
 
 Knows nothing of files, schedules or losses.
 
@@ -12,7 +12,6 @@ vocabulary, S the drafting head's vocabulary.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping
@@ -24,6 +23,7 @@ from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from model import store
 from model.adapters import CHAIN
 from model.checkpoints import open_checkpoint
 from model.decoder import (
@@ -203,5 +203,4 @@ def checkpoint_sha256(path: Path) -> str:
     """SHA-256 of a checkpoint file; of a folder, that of its first weights file by name."""
     if path.is_dir():
         path = min(path.glob("*.safetensors"))
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return store.sha256(path)
