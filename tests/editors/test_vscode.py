@@ -283,7 +283,12 @@ def test_a_repository_is_learnt_in_sight(found):
     assert step["curves"] > 1  # it grows
     assert step["plotted"] > 100
     assert any("step" in loss and "loss" in loss for loss in step["losses"])
-    assert [row.split("\t")[0] for row in step["numbers"]] == ["bits a token", "exact, %", "tokens a forward"]
+    assert [row.split("\t")[0] for row in step["numbers"]] == [
+        "bits a token",
+        "exact, %",
+        "tokens a forward",
+        "ms a token",
+    ]
     before, after = (float(cell) for cell in step["numbers"][0].split("\t")[1:])
     assert after != before
     assert step["verdict"].startswith("The tuned model is")

@@ -231,6 +231,17 @@ export class Window {
     });
   }
 
+  /** Ghost text that stays the same for a second: what is left of another entry's goes a moment after the entry. */
+  async settledGhost() {
+    let ghost = await this.ghost();
+    for (let end = Date.now() + 8000, since = Date.now(); Date.now() < end && !(ghost && Date.now() - since > 1000); ) {
+      await this.page.waitForTimeout(100);
+      const now = await this.ghost();
+      if (now !== ghost) [ghost, since] = [now, Date.now()];
+    }
+    return ghost;
+  }
+
   async waitForGhost() {
     // On a busy machine an automatic suggestion is given up as too slow; one that is asked for is not.
     for (let tries = 0; tries < 40; tries += 1) {
@@ -297,7 +308,16 @@ function servers() {
       return false; // it has ended
     }
   };
-  return fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name) && ours(name)).map(Number);
+  const found = fs.readdirSync('/proc').filter((name) => /^\d+$/.test(name) && ours(name)).map(Number);
+  return found.filter((pid) => !found.includes(parent(pid))); // what a server starts looks like it for an instant
+}
+
+function parent(pid) {
+  try {
+    return Number(/^PPid:\s*(\d+)/m.exec(fs.readFileSync(`/proc/${pid}/status`, 'utf8'))[1]);
+  } catch {
+    return 0; // it has ended
+  }
 }
 
 /** Change a setting of the workspace; without a value, there are none any more. */
@@ -508,8 +528,7 @@ const STEPS = {
     for (let times = 0; times < 2; times += 1) {
       await row.waitFor({ timeout: SLOW });
       const chosen = (await row.locator('.label-name').innerText()).trim();
-      for (const end = Date.now() + 8000; Date.now() < end && !(await w.ghost()); ) await w.page.waitForTimeout(100);
-      seen.push({ chosen, ghost: await w.ghost() });
+      seen.push({ chosen, ghost: await w.settledGhost() });
       await w.keys('ArrowDown');
     }
     await w.keys('Escape', 'Escape');

@@ -1,4 +1,5 @@
-// Owns the language client: starts it, starts it again, hears its status and drafts. Starts never overlap.
+// Owns the language client: starts it, starts it again, hears its status and drafts. Starts never overlap, nor do processes.
+import type { ChildProcess } from 'node:child_process';
 import { CodeAction, EventEmitter, ProgressLocation, commands, env, window, workspace } from 'vscode';
 import type { Disposable, ExtensionContext, LogOutputChannel, Progress } from 'vscode';
 import { CloseAction, ErrorAction, LanguageClient, RevealOutputChannelOn } from 'vscode-languageclient/node';
@@ -12,6 +13,8 @@ import { draftChanged, statusChanged, statusRequest, type Draft, type Model, typ
 const SERVER_SETTINGS = ['enable', 'model', 'languages', 'files', 'inline', 'edit', 'context'];
 const MOST_RESTARTS = 3;
 const RESTART_WINDOW_MS = 120_000;
+/** The client kills a server that has not ended two seconds after it was told to. */
+const LONGEST_END_MS = 3000;
 
 /** The client without what we do ourselves: palette commands have our names, and messages our buttons. */
 class Client extends LanguageClient {
@@ -35,6 +38,7 @@ export class Server implements Disposable {
   problem: Problem | undefined;
   program: Program | undefined;
   private client: LanguageClient | undefined;
+  private process: ChildProcess | undefined;
   private work: Promise<void> = Promise.resolve();
   private queued: Promise<void> | undefined;
   private crashes: number[] = [];
@@ -108,6 +112,7 @@ export class Server implements Disposable {
       client.onNotification(draftChanged, (draft) => this.draftEmitter.fire(draft));
       this.starting = true;
       await client.start();
+      this.process = client.serverProcess;
       this.starting = false;
       await commands.executeCommand('setContext', 'diffcoder.running', true);
       this.took(await client.sendRequest(statusRequest, null));
@@ -119,7 +124,8 @@ export class Server implements Disposable {
 
   private async end(): Promise<void> {
     const client = this.client;
-    this.client = undefined;
+    const process = client?.serverProcess ?? this.process; // the client forgets one whose connection closed
+    this.client = this.process = undefined;
     this.took(undefined);
     await commands.executeCommand('setContext', 'diffcoder.running', false);
     if (client?.needsStop()) {
@@ -129,6 +135,7 @@ export class Server implements Disposable {
         // It had ended by itself.
       }
     }
+    if (process) await ended(process);
   }
 
   private async failed(error: unknown): Promise<void> {
@@ -284,6 +291,18 @@ export class Server implements Disposable {
   private other(): Button {
     return this.program?.from === 'setting' || this.program?.from === 'variable' ? settingButton : installButton;
   }
+}
+
+/** Its process has ended, or does not want to. */
+function ended(process: ChildProcess): Promise<void> {
+  if (process.exitCode !== null || process.signalCode !== null) return Promise.resolve();
+  return new Promise((resolve) => {
+    const longest = setTimeout(resolve, LONGEST_END_MS);
+    process.once('exit', () => {
+      clearTimeout(longest);
+      resolve();
+    });
+  });
 }
 
 const restartButton: Button = { title: 'Restart', run: () => commands.executeCommand('diffcoder.restart') };

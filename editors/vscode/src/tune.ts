@@ -15,6 +15,7 @@ interface Numbers {
   bits_per_token: number;
   exact: number;
   tokens_per_forward: number;
+  ms_per_token?: number; // results of older versions have none
 }
 
 /** What the page shows. */
@@ -253,8 +254,8 @@ addEventListener('message', ({ data }) => {
   }
   show('result', !!data.result);
   if (data.result) {
-    const rows = [['bits a token', 'bits_per_token', 3, 1], ['exact, %', 'exact', 1, 100], ['tokens a forward', 'tokens_per_forward', 2, 1]];
-    $('result').tBodies[0].replaceChildren(...rows.map(([name, key, digits, times]) => {
+    const rows = [['bits a token', 'bits_per_token', 3, 1], ['exact, %', 'exact', 1, 100], ['tokens a forward', 'tokens_per_forward', 2, 1], ['ms a token', 'ms_per_token', 0, 1]];
+    $('result').tBodies[0].replaceChildren(...rows.filter(([, key]) => key in data.result.after).map(([name, key, digits, times]) => {
       const row = document.createElement('tr'), head = document.createElement('th');
       head.scope = 'row'; head.textContent = name; row.append(head);
       for (const side of ['before', 'after']) { const cell = row.insertCell(); cell.textContent = (times * data.result[side][key]).toFixed(digits); }
