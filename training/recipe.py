@@ -106,7 +106,7 @@ class Gated(Drafts, frozen=True, kw_only=True, tag="gated"):
     partial_weight: Factor = 0.5
     """Loss weight of a masked place in a partly masked block."""
     precision: Literal["auto", "int8", "bf16"] = "auto"
-    """What products are computed in, the heads' aside; "auto": bf16 where the processor multiplies it, else int8."""
+    """What products are computed in, the heads' aside; "auto": bf16 where the processor multiplies it fast, else int8."""
 
     def products(self) -> Literal["int8", "bf16"]:
         """The precision on this machine."""
