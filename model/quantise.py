@@ -4,7 +4,8 @@ Int8 products quantise each *row* of the input on its own (symmetric, scale = la
 result depends on that row alone; integer sums are exact. Inputs take 8 bits, and 7 on CPUs without VNNI: there FBGEMM
 adds byte products in pairs in 16 bits, which 8-bit inputs would overflow. So results are the same on all machines of
 either kind. CPUs with AMX take oneDNN's products, which use its tiles, in place of FBGEMM's, which do not: the same
-numbers to the bit, and from some eight rows on up to four times as fast; with VNNI alone it is so for the output head.
+numbers to the bit, and from some eight rows on up to four times as fast; with VNNI alone it is so for the output head,
+and a little from some hundred rows on.
 This file alone touches torch's quantised operators, which are deprecated in favour of torchao (whose dynamic int8
 linears need a compiler at run time).
 """
@@ -54,6 +55,8 @@ class Int8Linear:
 
     `digits` = 2 sends what the first rounding left over through the same weights once more (13 or 15 bits in all):
     twice the rows, no further weights read.
+
+    `many_rows` says that inputs will have hundreds of rows, as in training, where another kernel is quicker.
     """
 
     def __init__(
@@ -63,13 +66,14 @@ class Int8Linear:
         bias_O: Tensor | None = None,
         digits: int = 1,
         further_RI: Tensor | None = None,
+        many_rows: bool = False,
     ):
         self.width = len(weight_OI)
         if further_RI is not None:
             rows_RI, scale_R = quantise_weight(further_RI)
             weight_OI, scale_O = torch.cat([weight_OI, rows_RI]), torch.cat([scale_O, scale_R])
             bias_O = _padded(bias_O, len(further_RI))
-        self._product: Product = pack(weight_OI, scale_O, INPUT_LEVELS)
+        self._product: Product = pack(weight_OI, scale_O, INPUT_LEVELS, many_rows)
         self.bias, self.digits = bias_O, digits
 
     @classmethod
@@ -136,10 +140,10 @@ class OneDnn:
         )  # fmt: skip
 
 
-def pack(weight_OI: Tensor, scale_O: Tensor, levels: int) -> Product:
+def pack(weight_OI: Tensor, scale_O: Tensor, levels: int, many_rows: bool = False) -> Product:
     """The arrangement that measured quicker here (docs/experiments.md)."""
     head = len(weight_OI) > Fbgemm.ROWS
-    onednn = _CAN.get("amx_int8") or (_CAN.get("avx512_vnni") and head)
+    onednn = _CAN.get("amx_int8") or (_CAN.get("avx512_vnni") and (head or many_rows))
     return (OneDnn if onednn else Fbgemm)(weight_OI, scale_O, levels)
 
 

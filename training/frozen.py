@@ -40,9 +40,9 @@ class FrozenLinear:
         gradient_digits: int = 1,
         transposed: Linear | None = None,
     ):
-        self.product = Int8Linear(*quantise_weight(weight_OI), bias_O, digits)
+        self.product = Int8Linear(*quantise_weight(weight_OI), bias_O, digits, many_rows=True)
         self.transposed = transposed or Int8Linear(
-            *quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits
+            *quantise_weight(weight_OI.T.contiguous()), digits=gradient_digits, many_rows=True
         )
         self.width = len(weight_OI)
 
