@@ -19,9 +19,8 @@ import torch
 from torch import Tensor
 
 from model.checkpoints import read_tensor
-from model.decoder import FUSED, Config, Linear, Pairs, linear_shapes
+from model.decoder import Config, Pairs, linear_shapes
 from model.headers import SafetensorsHeader
-from model.quantise import Int8Linear
 from model.schema import DiffcoderError
 
 DRAFTING = "drafting."
@@ -110,27 +109,6 @@ def with_seconds(adapter: AdapterFile, anew: Mapping[str, Tensor]) -> AdapterFil
     ]
     chain = (get["chain.hidden_A"], get["chain.token_A"], get["chain.B"]) if adapter.chain else None
     return AdapterFile(pairs, get["mask_embedding"], chain, adapter.draft_vocab_S)
-
-
-class TeamAdapter:
-    """A team's knowledge: low-rank products on every row, clean and noisy alike (`diffcoder tune` makes them).
-
-    Its products are int8 as the base's, so that clean rows keep the decoder's law: a row's numbers do not depend on its
-    neighbours. The low-rank pairs of linears that are fused are fused too.
-    """
-
-    def __init__(self, pairs: Pairs):
-        self._products = [{names: _fused(layer, names) for names in FUSED.values()} for layer in pairs]
-
-    def add_(self, layer: int, names: Sequence[str], x_ND: Tensor, y_NO: Tensor) -> None:
-        """Add the products to y in place; `names` are the linears fused into y's columns, in order."""
-        down, up = self._products[layer][tuple(names)]
-        y_NO[:, : up.width].add_(up(down(x_ND)))
-
-
-def _fused(layer: Mapping[str, tuple[Tensor, Tensor]], names: tuple[str, ...]) -> tuple[Linear, Linear]:
-    downs, ups = zip(*(layer[name] for name in names), strict=True)
-    return Int8Linear.of(torch.cat(downs)), Int8Linear.of(torch.block_diag(*ups))
 
 
 def _read(

@@ -68,7 +68,6 @@ class Generator:
         """`team`: where a team's adapter may lie; it may appear, change and go between two requests."""
         self.name, self.profile = loaded.name, loaded.profile
         self.tokens, self._tokenizer = loaded.tokens, loaded.tokenizer
-        self._decoder = loaded.decoder
         self._spellings = Spellings(loaded.tokens)
         diffuses = loaded.adapter is not None or self.profile.weights == "merged"
         self.network = Network(
@@ -92,6 +91,7 @@ class Generator:
         self._beliefs = Beliefs(self.cost)
         self._team_file, self._shipped = team, (loaded.adapter, loaded.adapter_file)
         self._team_seen: tuple[int, int, int] | None = None
+        self._tuned = False
         self._look_for_team()
 
     @classmethod
@@ -120,20 +120,23 @@ class Generator:
             seen = None
         if seen == self._team_seen:
             return
-        self._team_seen = seen
-        (adapter, file), everywhere = self._shipped, None
+        (adapter, file), decoder, tuned = self._shipped, self.network.decoder, False
         if seen is None:
             log.info("the team's adapter is off")
         else:
             try:
-                team = loading.load_team(self.name, self._team_file, file)
-                everywhere, adapter = team.everywhere, team.adapter or adapter
+                team = loading.load_team(self.name, self._team_file, file, decoder)
+                decoder, adapter, tuned = team.decoder, team.adapter or adapter, True
                 log.info("the team's adapter is on")
             except DiffcoderError as error:
                 log.error("the team's adapter stays off: %s", error.message)
-        self.network = replace(self.network, team=everywhere, adapter=adapter)
-        self._cache = PrefixCache(self._decoder.config, self._window, CACHE_BUFFERS)
+        if self._tuned and not tuned:
+            decoder = loading.without_team(self.name, file, decoder)
+        self._team_seen, self._tuned = seen, tuned
+        self.network = replace(self.network, decoder=decoder, adapter=adapter)
+        self._cache = PrefixCache(decoder.config, self._window, CACHE_BUFFERS)
         self._beliefs = Beliefs(self.cost)
+        _return_freed_memory()
 
     @property
     def verify_default(self) -> str:

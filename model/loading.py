@@ -25,7 +25,7 @@ from tokenizers import Tokenizer
 from torch import Tensor
 
 from model import profiles, registry, store
-from model.adapters import AdapterFile, TeamAdapter, read_adapter, read_team_adapter, with_seconds
+from model.adapters import AdapterFile, read_adapter, read_team_adapter, with_seconds
 from model.checkpoints import Checkpoint, open_checkpoint, read_tensor
 from model.decoder import (
     FUSED,
@@ -53,6 +53,7 @@ Form = Literal["int8", "fp32"]
 FORMAT = "3"  # of converted files; a file of another format is made anew
 _KINDS = {torch.int8: "I8", torch.float16: "F16", torch.float32: "F32"}
 _HEADER_ROOM = (1 << 20) - 8  # bytes: of ten thousand tensors
+_ROWS = 256  # of a weight that is in fp32 for a moment
 
 TWO_DIGITS = ("qkv",) if INPUT_LEVELS < 127 else ()
 """Linears whose inputs need more than 7 bits (quantise.Int8Linear): outlier channels of q, k and v cost 0.7 % of loss."""
@@ -76,9 +77,10 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Team:
-    """What a team's file brings: products on every row, and the drafting adapter as it became along with them."""
+    """What a team's file makes of a model: a decoder with the team's products in its weights, and the drafting adapter as
+    it became along with them (None: as it was)."""
 
-    everywhere: TeamAdapter
+    decoder: Decoder
     adapter: Adapter | None
 
 
@@ -89,11 +91,10 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
     "no_space", "disk_error".
     """
     entry = registry.find(name)
-    path = store.model_path(name)
-    checkpoint = open_checkpoint(path)
+    checkpoint, base = _opened(name)
     cached = store.converted_path(name, "tokenizer.json")
     file = adapter or shipped_adapter(name)
-    gated = read_adapter(file, checkpoint.config, base_sha256(name, path)) if file else None
+    gated = read_adapter(file, checkpoint.config, base) if file else None
     pairs = gated.pairs if gated else None
     # The tokenizer's reader keeps one processor busy, the weights the others.
     with ThreadPoolExecutor(2) as pool:
@@ -138,22 +139,41 @@ def shipped_adapter(name: str) -> Path | None:
     return path if registry.is_file_name(name) and path.is_file() else None
 
 
-def load_team(name: str, file: Path, drafting: Path | None) -> Team:
+def load_team(name: str, file: Path, drafting: Path | None, like: Decoder) -> Team:
     """A team's adapter for the model of that name, whose drafting adapter is `drafting`; where the team's brings another
-    form of it, of another file, that is left out. Raises DiffcoderError: "bad_adapter", "corrupt_model"."""
-    path = store.model_path(name)
-    config, base = open_checkpoint(path).config, base_sha256(name, path)
-    team = read_team_adapter(file, config, base)
+    form of it, of another file, that is left out. `like`: a decoder of this model, whose head and embedding are shared.
+
+    The low-rank products are added to the int8 weights, which are rounded anew: a forward then costs what it does without
+    them (docs/experiments.md). Raises DiffcoderError: "bad_adapter", "corrupt_model", and as `load` does.
+    """
+    checkpoint, base = _opened(name)
+    team = read_team_adapter(file, checkpoint.config, base)
+    gated = read_adapter(drafting, checkpoint.config, base) if drafting else None
     adapter = None
-    if drafting is not None and team.drafting:
+    if drafting is not None and gated is not None and team.drafting:
         if team.drafting_sha256 == store.sha256(drafting):
-            gated = read_adapter(drafting, config, base)
             adapter = _acting(with_seconds(gated, team.drafting), Int8Linear.of)
         else:
             log.warning(
                 "the team's adapter was made beside another drafting adapter: tune again, and drafts are better"
             )
-    return Team(TeamAdapter(team.pairs), adapter)
+    header = _int8_form(name, checkpoint)
+    return Team(
+        _int8(checkpoint.config, header, gated.pairs if gated else None, team.pairs, like=like), adapter
+    )
+
+
+def without_team(name: str, drafting: Path | None, like: Decoder) -> Decoder:
+    """The model's own decoder again, after `load_team`. Raises DiffcoderError as `load` does."""
+    checkpoint, base = _opened(name)
+    pairs = read_adapter(drafting, checkpoint.config, base).pairs if drafting else None
+    return _int8(checkpoint.config, _int8_form(name, checkpoint), pairs, like=like)
+
+
+def _opened(name: str) -> tuple[Checkpoint, str]:
+    """A model's checkpoint, and what an adapter must say of its base."""
+    path = store.model_path(name)
+    return open_checkpoint(path), base_sha256(name, path)
 
 
 def _acting(file: AdapterFile, held: Callable[[Tensor], Linear]) -> Adapter:
@@ -197,19 +217,35 @@ def _int8_form(name: str, checkpoint: Checkpoint) -> SafetensorsHeader:
     return SafetensorsHeader(path)
 
 
-def _int8(c: Config, header: SafetensorsHeader, pairs: Pairs | None) -> Decoder:
-    def linear(key: str, further: Tensor | None) -> Int8Linear:
+def _int8(
+    c: Config,
+    header: SafetensorsHeader,
+    pairs: Pairs | None,
+    team: Pairs | None = None,
+    like: Decoder | None = None,
+) -> Decoder:
+    """The decoder of a converted file. `pairs`: whose first factors its linears hold; `team`: what is added to its
+    weights; `like`: a decoder of the same file, whose head and embedding are shared."""
+
+    def linear(key: str, further: Tensor | None, added: list[tuple[Tensor, Tensor]]) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
         digits = 2 if key.endswith(TWO_DIGITS) else 1
         weight, scale = _mapped(header, f"{key}.weight"), read_tensor(header, f"{key}.scale")
+        if added:
+            weight, scale = _sum(weight, scale, added)
         return Int8Linear(weight, scale, bias, digits, further)
 
-    further: dict[str, Tensor | None] = {"head": None}
+    wanted: dict[str, tuple[Tensor | None, list[tuple[Tensor, Tensor]]]] = (
+        {} if like else {"head": (None, [])}
+    )
     for n in range(c.layers):
         for fused, names in FUSED.items():
-            further[f"layers.{n}.{fused}"] = first_factors(pairs[n], names) if pairs else None
+            wanted[f"layers.{n}.{fused}"] = (
+                first_factors(pairs[n], names) if pairs else None,
+                [team[n][name] for name in names] if team else [],
+            )
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        packed = dict(zip(further, pool.map(linear, further, further.values()), strict=True))
+        packed = dict(zip(wanted, pool.map(lambda key: linear(key, *wanted[key]), wanted), strict=True))
     layers = []
     for n in range(c.layers):
         linears: dict[str, Any] = {fused: packed[f"layers.{n}.{fused}"] for fused in FUSED}
@@ -220,8 +256,23 @@ def _int8(c: Config, header: SafetensorsHeader, pairs: Pairs | None) -> Decoder:
             if key.startswith(prefix) and key.endswith("norm.weight")
         }
         layers.append(Layer(**linears | norms))
+    if like:
+        return Decoder(c, layers, like.embedding, like.norm, like.head)
     embedding, norm = _mapped(header, "embed.weight"), read_tensor(header, "norm.weight")
     return Decoder(c, layers, embedding, norm, packed["head"])
+
+
+def _sum(weight_OI: Tensor, scale_O: Tensor, added: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """An int8 weight with the low-rank products of the linears that it stacks added to their rows. Some rows at a time:
+    in fp32 the whole would take four times its room, thrice."""
+    sum_OI, sum_scale_O, begin = torch.empty_like(weight_OI), torch.empty_like(scale_O), 0
+    for down_RI, up_OR in added:
+        for up in up_OR.split(_ROWS):
+            rows = slice(begin, begin + len(up))
+            some = weight_OI[rows].float().mul_(scale_O[rows, None]).addmm_(up, down_RI)
+            sum_OI[rows], sum_scale_O[rows] = quantise_weight(some)
+            begin = rows.stop
+    return sum_OI, sum_scale_O
 
 
 def convert(checkpoint: Checkpoint, path: Path) -> None:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model import masks
-from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear, LowRank
+from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear
 from model.drafters import Beliefs, CostCurve, TextDrafter, agreed, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
@@ -69,8 +69,7 @@ class Network:
     predicts the token *after* its place, as the base's rows do: the clean row before the block says what
     stands at its first place. A merged model's noisy row predicts its own place, and its clean rows see their whole
     block where `block_causal`; where it `verifies`, they are causal and speak AR too. `aligned`: blocks lie at absolute
-    multiples of `block`. `draft_vocab_S`: ids of the rows of `draft_head`. `team` acts on every row, clean and noisy
-    alike: with it, "the base" is the tuned base.
+    multiples of `block`. `draft_vocab_S`: ids of the rows of `draft_head`.
     """
 
     decoder: Decoder
@@ -82,7 +81,6 @@ class Network:
     block_causal: bool = False
     aligned: bool = False
     verifies: bool = False
-    team: LowRank | None = None
 
     @property
     def diffuses(self) -> bool:
@@ -130,9 +128,9 @@ class Network:
             masked = [n + place for place, token in enumerate(noisy) if token is None]
             x_ND[masked] = self.adapter.mask_embedding
         cache.see(self._mask(n, blocks, past))
-        gates: list[Gate] = [(self.team, slice(0, len(ids)))] if self.team is not None else []
+        gates: list[Gate] = []
         if self.adapter is not None and noisy:
-            gates.append((self.adapter, slice(n, len(ids))))
+            gates = [(self.adapter, slice(n, len(ids)))]
         hidden_ND = self.decoder.forward(
             x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy)
         )

@@ -197,7 +197,7 @@ def export_checkpoint(recipe: Diffusion, base: Path, run: Path) -> Path:
 def _write_adapter(
     recipe: Diffusion, base_sha256: str, run: Path, weights: Mapping[str, Tensor], facts: dict[str, object]
 ) -> Path:
-    """As the engine takes it (`model.adapters.TeamAdapter`: on every row)."""
+    """As the engine takes it (`model.loading.load_team`: on every row)."""
     path = run / "adapter.safetensors"
     write_atomically(path, team_bytes(weights, recipe.scale, base_sha256, facts))
     return path

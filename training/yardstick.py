@@ -104,7 +104,7 @@ class Filler(Generator):
         self, request: FillRequest, on_draft: OnDraft | None = None, cancelled: Callable[[], bool] = never
     ) -> FillResponse:
         self._beliefs = Beliefs(self.cost)
-        self._cache = PrefixCache(self._decoder.config, self._window, 1)
+        self._cache = PrefixCache(self.network.decoder.config, self._window, 1)
         return super().fill(request, on_draft, cancelled)
 
 

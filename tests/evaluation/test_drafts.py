@@ -36,7 +36,7 @@ def plainly(net: Network, clean: list[int]) -> list[int]:
 
 
 @pytest.mark.parametrize(
-    "kind", ["gated", "gated-small", "gated-chain+team", "merged", "merged-causal", "merged-ar"]
+    "kind", ["gated", "gated-small", "gated-chain", "merged", "merged-causal", "merged-ar"]
 )
 def test_places_equal_one_plain_forward_each(kind: str) -> None:
     rng = random.Random(kind)

@@ -58,8 +58,6 @@ def dense(network: Network, clean: list[int], block: list[int | None]) -> tuple[
     cache = KVCache(d.config, n + b)
     cache.see(mask)
     gates = [(network.adapter, slice(n, n + b))] if network.adapter is not None and b else []
-    if network.team is not None:
-        gates.append((network.team, slice(0, n + b)))
     hidden = d.forward(x, torch.arange(n + b), cache, gates)
     ar = d.logits(hidden[:n])
     if network.mask_id is not None:

@@ -28,9 +28,7 @@ def prompt_of(rng: random.Random, length: int, repeats: bool = False) -> list[in
     return (ids[: length // 3 + 1] * 4)[:length] if repeats else ids
 
 
-@pytest.mark.parametrize(
-    "kind", ["gated", "gated-small", "gated-chain", "gated-chain+team", "merged", "merged-causal"]
-)
+@pytest.mark.parametrize("kind", ["gated", "gated-small", "gated-chain", "merged", "merged-causal"])
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.name)
 def test_denoise_equals_the_plain_sampler(kind: str, rule: UnmaskRule) -> None:
     rng = random.Random(f"{kind} {rule.name}")
@@ -51,9 +49,7 @@ def test_denoise_equals_the_plain_sampler(kind: str, rule: UnmaskRule) -> None:
         assert run.stop_reason == ("budget" if len(wanted) == budget else "end_token")
 
 
-@pytest.mark.parametrize(
-    "kind", ["base", "base+team", "gated", "gated-small", "gated-chain+team", "merged-ar"]
-)
+@pytest.mark.parametrize("kind", ["base", "gated", "gated-small", "gated-chain", "merged-ar"])
 @pytest.mark.parametrize("cost", [FLAT, STEEP], ids=["flat", "steep"])
 def test_verify_equals_plain_autoregression(kind: str, cost: object) -> None:
     rng = random.Random(kind)
@@ -71,7 +67,7 @@ def test_verify_equals_plain_autoregression(kind: str, cost: object) -> None:
         assert run.forwards <= len(run.tokens) + 1
 
 
-@pytest.mark.parametrize("kind", ["gated", "gated-chain+team"])
+@pytest.mark.parametrize("kind", ["gated", "gated-chain"])
 def test_revealing_the_first_place_alone_is_the_bases_own_greedy_text(kind: str) -> None:
     rng = random.Random(kind)
     for seed in range(8):

@@ -1,4 +1,4 @@
-"""A team's adapter in the engine: on every row, exact under verification, taken up and left off between two requests."""
+"""A team's adapter in the engine: in its weights, exact under verification, taken up and left off between requests."""
 
 from __future__ import annotations
 
@@ -10,15 +10,13 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from model import store
-from model.adapters import TeamAdapter, read_adapter, seconds
+from model import loading, store
+from model.adapters import read_adapter, read_team_adapter, seconds
 from model.checkpoints import open_checkpoint
-from model.decoder import KVCache
+from model.decoder import FUSED, KVCache, fused_bias, fused_weight
 from model.generator import Generator
 from model.schema import FillRequest, Limits, ScoreRequest
-from tests.model import tiny
 from tests.model.folders import write_adapter, write_model
-from tests.model.tiny import network
 
 TEXT = ScoreRequest(text="def add(first, second):\n    return first + second\n")
 GAP = FillRequest(prefix="def add(a, b):\n    ", limits=Limits(max_tokens=12))
@@ -76,7 +74,7 @@ def test_what_a_team_made_of_the_drafting_adapter_drafts_and_changes_no_text(bas
         f'[[mine.sources]]\nkind = "folder"\npath = "{base}"\n'
     )
     generator = Generator.load("mine", adapter=shipped, team=store.team_path(str(base)))
-    own = generator.network.adapter
+    own, alone = generator.network.adapter, scores(generator)
     put_team(base)
     plain = generator.fill(GAP).text
     assert generator.network.adapter is own
@@ -94,9 +92,8 @@ def test_what_a_team_made_of_the_drafting_adapter_drafts_and_changes_no_text(bas
     assert generator.fill(GAP).text == plain
     assert generator.network.adapter is own
     put_team(base, dict(list(anew.items())[:-1]), drafting_sha256=store.sha256(shipped))
-    generator.fill(GAP)
+    assert scores(generator) == alone  # drafting weights that do not fit: all of it stays off
     assert generator.network.adapter is own
-    assert generator.network.team is None
 
 
 @pytest.mark.parametrize("changes", [{"base_sha256": "0" * 64}, {"kind": "gated"}, {"rank": "none"}, {}])
@@ -109,20 +106,27 @@ def test_a_team_adapter_that_does_not_fit_stays_off(base: Path, changes: dict[st
     assert scores(generator) == alone
 
 
-def test_its_products_are_the_low_rank_pairs_to_int8s_precision() -> None:
-    config = tiny.config()
-    pairs = tiny.pairs(config, 3)
-    x = torch.randn(5, config.width, generator=torch.Generator().manual_seed(1))
-    close = torch.zeros(5, 2 * config.mlp_width)
-    TeamAdapter(pairs).add_(1, ("gate", "up"), x, close)
-    products = [x @ pairs[1][name][0].T @ pairs[1][name][1].T for name in ("gate", "up")]
-    exact = torch.cat(products, -1)
-    assert (exact - close).norm() < 0.03 * exact.norm()
+def test_linears_are_the_sums_of_base_and_low_rank_pairs_to_int8s_precision(base: Path) -> None:
+    alone = loading.load(str(base)).decoder
+    path = put_team(base)
+    checkpoint, sha = open_checkpoint(base), store.sha256(base / "model.safetensors")
+    pairs = read_team_adapter(path, checkpoint.config, sha).pairs
+    tuned = loading.load_team(str(base), path, None, alone).decoder
+    assert tuned.head is alone.head
+    again = loading.without_team(str(base), None, tuned)
+    for fused, names in FUSED.items():
+        weight = fused_weight(checkpoint.tensor, 1, fused)
+        added = torch.cat([pairs[1][name][1] @ pairs[1][name][0] for name in names])
+        x = torch.randn(5, weight.shape[1], generator=torch.Generator().manual_seed(1))
+        bias = fused_bias(checkpoint.tensor, checkpoint.config, 1, fused)
+        exact = x @ (weight + added).T + (0 if bias is None else bias)
+        assert (getattr(tuned.layers[1], fused)(x) - exact).norm() < 0.2 * (x @ added.T).norm()
+        assert torch.equal(getattr(again.layers[1], fused)(x), getattr(alone.layers[1], fused)(x))
 
 
-def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_rows_that_are_asked_for() -> None:
-    net = network("gated+team", 4, 5)
-    ids = torch.randint(0, tiny.VOCAB, (40,), generator=torch.Generator().manual_seed(0)).tolist()
+def test_a_row_does_not_depend_on_its_neighbours_nor_on_the_rows_that_are_asked_for(base: Path) -> None:
+    net = Generator.load(str(base), team=put_team(base)).network
+    ids = torch.randint(0, 60, (40,), generator=torch.Generator().manual_seed(0)).tolist()
     whole, _ = net.forward(KVCache(net.decoder.config, 64), ids, (), len(ids))
     last, _ = net.forward(KVCache(net.decoder.config, 64), ids, (), 3)
     assert torch.equal(whole[-3:], last)

@@ -5,11 +5,8 @@ Their linears are int8, as the engine's are: results do not depend on which rows
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
 
-from model.adapters import TeamAdapter
 from model.decoder import FUSED, Adapter, Chain, Config, Decoder, Layer, Pairs, first_factors, linear_shapes
 from model.drafters import CostCurve
 from model.quantise import Fp32Linear, Int8Linear, quantise_weight
@@ -102,10 +99,8 @@ def adapter(c: Config, seed: int, *, chained: bool = False) -> Adapter:
 
 def network(kind: str, block: int, seed: int) -> Network:
     """`kind`: base (AR), gated, gated-small (drafts from part of the vocabulary), gated-chain (that, and rows are told
-    their own tokens), merged (block-causal, aligned), merged-causal, merged-ar; and any of these `+team`."""
+    their own tokens), merged (block-causal, aligned), merged-causal, merged-ar."""
     c = config()
-    if kind.endswith("+team"):
-        return replace(network(kind.removesuffix("+team"), block, seed), team=TeamAdapter(pairs(c, seed + 2)))
     d = decoder(c, seed, pairs(c, seed + 1) if kind.startswith("gated") else None)
     if kind == "base":
         return Network(d)

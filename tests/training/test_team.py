@@ -10,9 +10,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from model.adapters import TeamAdapter, read_adapter, read_team_adapter, with_seconds
+from model.adapters import read_adapter, read_team_adapter, with_seconds
 from model.checkpoints import open_checkpoint
-from model.decoder import FUSED, KVCache
+from model.decoder import LINEARS, KVCache
+from model.loading import load_team
 from model.masks import causal
 from model.schema import DiffcoderError
 from tests.model.folders import write_adapter
@@ -169,23 +170,16 @@ def test_only_the_answer_of_an_edit_is_learnt(tiny_base: Path, corpus: Corpus) -
 
 
 def test_merged_weights_equal_the_unmerged_adapter(tiny_base: Path, tmp_path: Path) -> None:
-    """In the engine's form, to the precision of its int8 products."""
     model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None))
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
-    config = open_checkpoint(tiny_base).config
-    team = TeamAdapter(read_team_adapter(path, config, model.base_sha256).pairs)
-    weights = merged(tiny_base, path)
-    x = torch.randn(6, config.width, generator=torch.Generator().manual_seed(0))
-    base = open_checkpoint(tiny_base)
-    for names in FUSED.values():
-        if names == ("o",) or names == ("down",):
-            continue
-        plain = torch.cat([base.tensor(f"layers.1.{name}.weight") for name in names])
-        added = x @ plain.T
-        team.add_(1, names, x, added)
-        whole = x @ torch.cat([weights[f"layers.1.{name}.weight"] for name in names]).T
-        assert (added - whole).norm() < 0.03 * (whole - x @ plain.T).norm()
+    weights, base = merged(tiny_base, path), open_checkpoint(tiny_base)
+    for name in LINEARS:
+        plain = base.tensor(f"layers.1.{name}.weight")
+        down, up = (model.parameters[f"layers.1.{name}.lora_{side}"] for side in "AB")
+        x = torch.randn(6, plain.shape[1], generator=torch.Generator().manual_seed(0))
+        added = 2.0 * (x @ down.T) @ up.T
+        assert (x @ weights[f"layers.1.{name}.weight"].T - x @ plain.T - added).norm() < 2e-3 * added.norm()
 
 
 def test_low_rank_weights_do_what_pefts_do(tiny_base: Path) -> None:
@@ -212,20 +206,22 @@ def test_low_rank_weights_do_what_pefts_do(tiny_base: Path) -> None:
         assert torch.allclose(ours, theirs(ids[None]).logits[0], atol=1e-3)
 
 
-def test_the_engine_computes_what_training_saw(tiny_base: Path, tmp_path: Path) -> None:
+def test_the_engine_computes_what_training_saw(
+    tiny_base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIFFCODER_HOME", str(tmp_path / "cache"))
     model = stirred(TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None))
     path = tmp_path / "adapter.safetensors"
     path.write_bytes(team_bytes(model.parameters, 2.0, model.base_sha256, {}))
-    team = TeamAdapter(read_team_adapter(path, model.config, model.base_sha256).pairs)
     bare = TeamModel(tiny_base, rank=4, scale=2.0, seed=1, drafting=None)
+    decoder = load_team(str(tiny_base), path, None, bare.decoder).decoder
     ids = torch.arange(30)
     with torch.no_grad():
         trained, _ = model.forward(ids, np.zeros(0, dtype=np.int64), 1)
         untrained, _ = bare.forward(ids, np.zeros(0, dtype=np.int64), 1)
         cache = KVCache(model.config, 32)
         cache.see(causal(30, 0))
-        decoder = bare.decoder  # its own pairs are zero
-        served = decoder.forward(decoder.embed(ids), torch.arange(30), cache, [(team, slice(0, 30))])
+        served = decoder.forward(decoder.embed(ids), torch.arange(30), cache)
     assert (served - trained).norm() < 0.1 * (trained - untrained).norm()
 
 
