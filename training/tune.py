@@ -11,15 +11,11 @@ import argparse
 import gc
 import hashlib
 import json
-import os
 import shlex
 import shutil
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,26 +30,22 @@ from model.checkpoints import open_checkpoint
 from model.generator import Generator
 from model.profiles import Profile
 from model.schema import DiffcoderError
-from model.tokens import encode_text, load_tokenizer, special_ids
-from training import commits, layouts, report, transformations, yardstick
+from model.tokens import load_tokenizer, special_ids
+from training import layouts, report, yardstick
 from training.arguments import amount, count
-from training.corpus import Corpus, Document, Source, walk, write
-from training.decontamination import SETS, benchmark_ngrams, sets, shares
-from training.edits import Edit, profile_of, sequences
+from training.corpus import Corpus
+from training.edits import profile_of
 from training.examples import Examples
-from training.examples import store as store_examples
 from training.files import read_json, write_atomically
 from training.gated import checkpoint_sha256
 from training.live import Live
 from training.measurement import Measurement
 from training.recipe import Team, load
+from training.repository import prepare
 from training.team import TeamTask
 from training.trainer import Trainer
 from training.yardstick import Outcome
 
-HELD_OUT = 1 / 8  # of the files, by the hash of their paths
-LEAST_FILES = 4
-MOST_EDITS = 1500  # from the history; as many again may come from transformations
 _TRIAL_GAPS, _TRIAL_SEQUENCES = 3, 2
 _LITTLE = 0.3  # of the repository
 
@@ -252,65 +244,20 @@ class Tuning:
                 )
             return
         self.live.say(f"Reading {self.repository}")
-        checkpoint = open_checkpoint(store.model_path(self.options.model))
-        tokenizer = load_tokenizer(checkpoint)
-        left_out: Counter[str] = Counter()
-        contaminated, checked = _contaminated()
-        source = Source(self.repository.name, self.repository, "the repository's own")
-        documents = list(walk([source], contaminated, left_out))
-        if len(documents) < LEAST_FILES:
-            reasons = ", ".join(
-                f"{count} {reason}" for reason, count in left_out.items() if "(" not in reason
-            )
-            raise DiffcoderError(
-                "empty_corpus",
-                f"{self.repository} has {len(documents)} source files to learn from, and {LEAST_FILES} are"
-                f" needed (left out: {reasons or 'none'}).",
-            )
-        held = held_out(documents)
-        edits = self._edits([d for d in documents if d.path not in held], contaminated, left_out)
-        examples = list(sequences(edits, self._profile(), tokenizer))
-        if examples:
-            store_examples(self.folder / "edits", examples)
-        settings: dict[str, object] = {
-            "repository": self.repository.name,
-            "model": self.options.model,
-            "benchmarks": checked,
-            "edits": dict(Counter(edit.origin.split()[0] for edit in edits)) | {"that fit": len(examples)},
-        }
-        write(
-            self.folder / "corpus",
-            documents,
-            lambda text: encode_text(tokenizer, text),
-            settings,
-            left_out,
-            lambda document: "file" if document.path in held else None,
+        tokenizer = load_tokenizer(open_checkpoint(store.model_path(self.options.model)))
+        prepare(
+            self.repository,
+            self.folder,
+            self.options.model,
+            tokenizer,
+            self._profile(),
+            self.recipe.seed,
         )
 
     def _facts(self) -> dict[str, Any]:
         """What the corpus's own file says of it."""
         facts = self.folder / "corpus" / "corpus.json"
         return read_json(facts, dict[str, Any], "begin anew with another --run")
-
-    def _edits(
-        self, documents: list[Document], contaminated: Callable[[str], bool], left_out: Counter[str]
-    ) -> list[Edit]:
-        """From the history of the files that are learnt from, and made out of them."""
-        found: list[Edit] = []
-        paths = {document.path for document in documents}
-        if commits.is_repository(self.repository):
-            for edit in commits.edits(self.repository, paths.__contains__, contaminated, left_out):
-                found.append(edit)
-                if len(found) == MOST_EDITS:
-                    break
-        made = [
-            edit
-            for document in documents
-            if document.language == "python"
-            for edit in transformations.edits(document.path, document.text, self.recipe.seed)
-        ]
-        order = np.random.default_rng(self.recipe.seed).permutation(len(made))
-        return found + [made[index] for index in order[: max(len(found), MOST_EDITS // 4)]]
 
     def _profile(self) -> Profile:
         checkpoint = open_checkpoint(store.model_path(self.options.model))
@@ -492,20 +439,6 @@ class Tuning:
             f"{plan.steps} steps of {plan.step_s:.1f} s, {plan.epochs:.2f} times {plan.tokens_an_epoch:,} tokens;"
             f" measuring twice {plan.measuring_s / 60:.1f} minutes; about {plan.seconds / 60:.0f} minutes in all{few}"
         )
-
-
-def held_out(documents: Iterable[Document]) -> frozenset[str]:
-    """The paths of the files to hold out: an eighth, by the hash of their paths, at least one."""
-    paths = sorted((d.path for d in documents), key=lambda path: hashlib.sha256(path.encode()).hexdigest())
-    return frozenset(paths[: max(1, round(len(paths) * HELD_OUT))])
-
-
-def _contaminated() -> tuple[Callable[[str], bool], str]:
-    """Whether a text stands in a benchmark, as far as the sets are here, and what a report says of it."""
-    if not os.environ.get(SETS):
-        return lambda text: False, f"not checked: {SETS} is not set"
-    files = sets(None)
-    return partial(shares, benchmark_ngrams(files)), f"checked against {len(files)} files"
 
 
 def _given(options: argparse.Namespace, *names: str) -> list[str]:
