@@ -15,6 +15,10 @@ from torch import Tensor, nn
 from model.decoder import Linear
 from model.quantise import Int8Linear, quantise_weight
 
+HEAD_DIGITS = 2
+"""Of an output head's gradient: a row of it is one large entry and very many small ones, which together weigh as much and
+which 8 bits would round to nothing."""
+
 
 class _Product(torch.autograd.Function):
     """y = forward(x), dx = backward(dy): a linear map whose weights are not trained."""

@@ -47,7 +47,7 @@ from training.corpus import Corpus
 from training.draft_head import Asked, DraftHead
 from training.examples import Examples
 from training.files import write_atomically
-from training.frozen import FrozenLinear, GatedLinear
+from training.frozen import HEAD_DIGITS, FrozenLinear, GatedLinear
 from training.gated import chain_of, checkpoint_sha256, initial_pairs
 from training.layouts import as_ids
 from training.recipe import Team
@@ -68,8 +68,7 @@ class TeamModel:
         self.parameters = initial_pairs(c, rank, torch.Generator().manual_seed(seed))
         self.scale = scale
         head_VD = checkpoint.tensor("embed.weight" if c.tied else "head.weight")
-        # A token's gradient is one large entry and very many small ones, which seven bits would lose.
-        self.head = FrozenLinear(head_VD, gradient_digits=2)
+        self.head = FrozenLinear(head_VD, gradient_digits=HEAD_DIGITS)
         layers = [self._layer(checkpoint, n) for n in range(c.layers)]
         self.decoder = Decoder(
             c, layers, checkpoint.tensor("embed.weight"), checkpoint.tensor("norm.weight"), self.head.product
@@ -81,7 +80,7 @@ class TeamModel:
             self.parameters |= own
             self.mask_embedding = own[DRAFTING + "mask_embedding"]
             self.drafting_pairs = _DraftingPairs(file.pairs, own)
-            head = FrozenLinear(head_VD[file.draft_vocab_S])
+            head = FrozenLinear(head_VD[file.draft_vocab_S], gradient_digits=HEAD_DIGITS)
             chain = chain_of(own, DRAFTING + "chain.")
             self.drafts = DraftHead(file.draft_vocab_S, c.vocab, head, chain, self.decoder.embed)
 

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 
 from model.checkpoints import open_checkpoint
-from training.frozen import FrozenLinear
+from model.quantise import quantise_weight
+from training.frozen import HEAD_DIGITS, FrozenLinear
 from training.gated import GatedModel, adapter_bytes, checkpoint_sha256, load_adapter
 from training.noisy_blocks import Noisy
 
@@ -121,3 +122,20 @@ def test_an_adapter_file_brings_the_weights_back(tiny_base, model, tmp_path):
 
     read = read_adapter(path, open_checkpoint(tiny_base).config, checkpoint_sha256(tiny_base))
     assert torch.equal(read.draft_vocab_S, torch.arange(0, 300, 2))
+
+
+@pytest.mark.parametrize("digits", [1, HEAD_DIGITS])
+def test_a_heads_gradient_keeps_its_many_small_entries(digits):
+    """A row of softmax minus a target: with one digit, what is below a 254th of the largest entry is lost."""
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randn(4096, 64, generator=generator)
+    small = torch.rand(5, 4096, generator=generator)
+    small /= small.sum(1, keepdim=True)
+    gradient = small.clone()
+    gradient[:, 7] -= 1.0
+    x = torch.zeros(5, 64, requires_grad=True)
+    FrozenLinear(weight, gradient_digits=digits)(x).backward(gradient)
+    held, scale = quantise_weight(weight.T.contiguous())
+    back = held.float() * scale[:, None]
+    off = (x.grad - gradient @ back.T).norm(dim=1) / (small @ back.T).norm(dim=1)
+    assert off.max() < 0.1 if digits > 1 else off.min() > 0.9
