@@ -6,6 +6,7 @@ Read from the syntax trees of the real modules, and from real processes where a 
 from __future__ import annotations
 
 import ast
+import hashlib
 import importlib.metadata
 import json
 import os
@@ -225,21 +226,32 @@ def test_no_danger_is_seen_where_there_is_none() -> None:
     assert dangers(Module("model.a", Path("model/a.py"), ast.parse(harmless))) == []
 
 
-# Put together here, or this file would be the one that names them.
-REGISTRIES = {"org": ("pypi", "pythonhosted", "npmjs", "download.pytorch", "deb.debian"), "com": ("npmjs",)}
-HOSTS = [f"{name}.{end}" for end, names in REGISTRIES.items() for name in names]
+# SHA-256 of the hosts of package registries, and of a made-up one: this file names none of them, either.
+HOSTS = {
+    "a4aa2ac280bb8d1a0ce7a1be5a7bfb10292b49fe9435ad5cff19f421f3c70e41",
+    "8b5bb5eb9d758455b8635855cf8aaf05b68775e3f83f0291e800ef338fb9783c",
+    "8743857e3ea00fd1c64bbc68b8af241954ad2c285e7a60340eec7ea5dcb200db",
+    "03e390c8d8a6f2cf7bd2459306b376972ea6d6d28453d4a52dcd6c6c06fc9091",
+    "e680c440a2e92079ab1bf7a927e8d3920f1bcd173c0487e28e020110b2e59efc",
+    "3ca29e55be4befa48f875d24c27f9bed32fe06588819ed6264084b6670a1ebb0",
+    "5fbe7dd886f70c574f315951c8473931cd6230f0ab7cc01948c9247c07621daa",
+}
+LONGEST_HOST = 40
 PLACES = [re.escape(f"/{folder}/") + r"(?=[\w.-])" for folder in ("work", "root", "tmp", "opt")] + [
     r"/home/\w+/"
 ]
 HOSTILE = "tests/evaluation/hostile/"  # programs that name the places they try to get to
-UNWANTED = re.compile(
-    "|".join(
-        [
-            *map(re.escape, HOSTS),
-            *(rf"(?<![\w.~*}}<>]){place}" for place in PLACES),
-        ]
-    )
-)
+UNWANTED = re.compile("|".join(rf"(?<![\w.~*}}<>]){place}" for place in PLACES))
+
+
+def unwanted(text: str) -> list[str]:
+    """The places and hosts that a text names."""
+    found = [match.group() for match in UNWANTED.finditer(text)]
+    for ending in re.finditer(r"\.(?:org|com)", text):
+        whole = text[max(0, ending.end() - LONGEST_HOST) : ending.end()]
+        ends = (whole[start:] for start in range(len(whole)))  # wherever the host begins
+        found += [end for end in ends if hashlib.sha256(end.encode()).hexdigest() in HOSTS]
+    return found
 
 
 def tracked_texts() -> Iterator[tuple[str, str]]:
@@ -256,18 +268,18 @@ def tracked_texts() -> Iterator[tuple[str, str]]:
 
 def test_no_registry_host_and_no_path_of_a_machine_is_written_down() -> None:
     assert [
-        f"{name}:{number} {found.group()}"
+        f"{name}:{number} {found}"
         for name, text in tracked_texts()
         for number, line in enumerate(text.splitlines(), 1)
-        for found in UNWANTED.finditer(line)
+        for found in unwanted(line)
         if not name.startswith(HOSTILE)
     ] == []
 
 
 def test_an_unwanted_name_would_be_seen() -> None:
-    assert UNWANTED.search("index-url = https://" + HOSTS[0].replace("·", "."))
-    assert UNWANTED.search("open('" + "/" + "tmp" + "/x')")
-    assert not UNWANTED.search("docs/work/notes and ~/.cache/opt/x")
+    assert unwanted("index-url = https://files.index.example" + ".org/simple") == ["index.example" + ".org"]
+    assert unwanted("open('" + "/" + "tmp" + "/x')")
+    assert not unwanted("docs/work/notes and ~/.cache/opt/x, index.example" + ".com")
 
 
 def test_the_distribution_installs_exactly_our_packages() -> None:
