@@ -13,7 +13,7 @@ import logging
 import mmap
 import struct
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -91,10 +91,11 @@ def load(name: str = "default", *, form: Form = "int8", adapter: Path | None = N
     "no_space", "disk_error".
     """
     entry = registry.find(name)
-    checkpoint, base = _opened(name)
+    path = store.model_path(name)
+    checkpoint = open_checkpoint(path)
     cached = store.converted_path(name, "tokenizer.json")
     file = adapter or shipped_adapter(name)
-    gated = read_adapter(file, checkpoint.config, base) if file else None
+    gated = read_adapter(file, checkpoint.config, base_sha256(name, path)) if file else None
     pairs = gated.pairs if gated else None
     # The tokenizer's reader keeps one processor busy, the weights the others.
     with ThreadPoolExecutor(2) as pool:
@@ -146,34 +147,28 @@ def load_team(name: str, file: Path, drafting: Path | None, like: Decoder) -> Te
     The low-rank products are added to the int8 weights, which are rounded anew: a forward then costs what it does without
     them (docs/experiments.md). Raises DiffcoderError: "bad_adapter", "corrupt_model", and as `load` does.
     """
-    checkpoint, base = _opened(name)
+    path = store.model_path(name)
+    checkpoint, base = open_checkpoint(path), base_sha256(name, path)
     team = read_team_adapter(file, checkpoint.config, base)
-    gated = read_adapter(drafting, checkpoint.config, base) if drafting else None
-    adapter = None
-    if drafting is not None and gated is not None and team.drafting:
-        if team.drafting_sha256 == store.sha256(drafting):
+    adapter = pairs = None
+    if drafting is not None:
+        gated = read_adapter(drafting, checkpoint.config, base)
+        pairs = gated.pairs
+        if team.drafting and team.drafting_sha256 == store.sha256(drafting):
             adapter = _acting(with_seconds(gated, team.drafting), Int8Linear.of)
-        else:
+        elif team.drafting:
             log.warning(
                 "the team's adapter was made beside another drafting adapter: tune again, and drafts are better"
             )
-    header = _int8_form(name, checkpoint)
-    return Team(
-        _int8(checkpoint.config, header, gated.pairs if gated else None, team.pairs, like=like), adapter
-    )
+    return Team(_int8(checkpoint.config, _int8_form(name, checkpoint), pairs, team.pairs, like), adapter)
 
 
 def without_team(name: str, drafting: Path | None, like: Decoder) -> Decoder:
     """The model's own decoder again, after `load_team`. Raises DiffcoderError as `load` does."""
-    checkpoint, base = _opened(name)
-    pairs = read_adapter(drafting, checkpoint.config, base).pairs if drafting else None
-    return _int8(checkpoint.config, _int8_form(name, checkpoint), pairs, like=like)
-
-
-def _opened(name: str) -> tuple[Checkpoint, str]:
-    """A model's checkpoint, and what an adapter must say of its base."""
     path = store.model_path(name)
-    return open_checkpoint(path), base_sha256(name, path)
+    checkpoint = open_checkpoint(path)
+    pairs = read_adapter(drafting, checkpoint.config, base_sha256(name, path)).pairs if drafting else None
+    return _int8(checkpoint.config, _int8_form(name, checkpoint), pairs, like=like)
 
 
 def _acting(file: AdapterFile, held: Callable[[Tensor], Linear]) -> Adapter:
@@ -227,7 +222,9 @@ def _int8(
     """The decoder of a converted file. `pairs`: whose first factors its linears hold; `team`: what is added to its
     weights; `like`: a decoder of the same file, whose head and embedding are shared."""
 
-    def linear(key: str, further: Tensor | None, added: list[tuple[Tensor, Tensor]]) -> Int8Linear:
+    def linear(
+        key: str, further: Tensor | None = None, added: Sequence[tuple[Tensor, Tensor]] = ()
+    ) -> Int8Linear:
         bias = read_tensor(header, f"{key}.bias") if f"{key}.bias" in header.regions else None
         digits = 2 if key.endswith(TWO_DIGITS) else 1
         weight, scale = _mapped(header, f"{key}.weight"), read_tensor(header, f"{key}.scale")
@@ -235,20 +232,22 @@ def _int8(
             weight, scale = _sum(weight, scale, added)
         return Int8Linear(weight, scale, bias, digits, further)
 
-    wanted: dict[str, tuple[Tensor | None, list[tuple[Tensor, Tensor]]]] = (
-        {} if like else {"head": (None, [])}
-    )
-    for n in range(c.layers):
-        for fused, names in FUSED.items():
-            wanted[f"layers.{n}.{fused}"] = (
-                first_factors(pairs[n], names) if pairs else None,
-                [team[n][name] for name in names] if team else [],
-            )
+    def of_layer(place: tuple[int, str]) -> Int8Linear:
+        n, fused = place
+        names = FUSED[fused]
+        return linear(
+            f"layers.{n}.{fused}",
+            first_factors(pairs[n], names) if pairs else None,
+            [team[n][name] for name in names] if team else (),
+        )
+
+    places = [(n, fused) for n in range(c.layers) for fused in FUSED]
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        packed = dict(zip(wanted, pool.map(lambda key: linear(key, *wanted[key]), wanted), strict=True))
+        heads = [] if like else [pool.submit(linear, "head")]
+        packed = dict(zip(places, pool.map(of_layer, places), strict=True))
     layers = []
     for n in range(c.layers):
-        linears: dict[str, Any] = {fused: packed[f"layers.{n}.{fused}"] for fused in FUSED}
+        linears: dict[str, Any] = {fused: packed[n, fused] for fused in FUSED}
         prefix = f"layers.{n}."
         norms = {
             key.removeprefix(prefix).removesuffix(".weight"): read_tensor(header, key)
@@ -259,10 +258,10 @@ def _int8(
     if like:
         return Decoder(c, layers, like.embedding, like.norm, like.head)
     embedding, norm = _mapped(header, "embed.weight"), read_tensor(header, "norm.weight")
-    return Decoder(c, layers, embedding, norm, packed["head"])
+    return Decoder(c, layers, embedding, norm, heads[0].result())
 
 
-def _sum(weight_OI: Tensor, scale_O: Tensor, added: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+def _sum(weight_OI: Tensor, scale_O: Tensor, added: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """An int8 weight with the low-rank products of the linears that it stacks added to their rows. Some rows at a time:
     in fp32 the whole would take four times its room, thrice."""
     sum_OI, sum_scale_O, begin = torch.empty_like(weight_OI), torch.empty_like(scale_O), 0

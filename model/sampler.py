@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from model import masks
-from model.decoder import Adapter, Chain, Decoder, Gate, KVCache, Linear
+from model.decoder import Adapter, Chain, Decoder, KVCache, Linear
 from model.drafters import Beliefs, CostCurve, TextDrafter, agreed, plan, worth
 from model.schema import StopReason
 from model.unmask import UnmaskRule
@@ -128,9 +128,7 @@ class Network:
             masked = [n + place for place, token in enumerate(noisy) if token is None]
             x_ND[masked] = self.adapter.mask_embedding
         cache.see(self._mask(n, blocks, past))
-        gates: list[Gate] = []
-        if self.adapter is not None and noisy:
-            gates = [(self.adapter, slice(n, len(ids)))]
+        gates = [(self.adapter, slice(n, len(ids)))] if self.adapter is not None and noisy else []
         hidden_ND = self.decoder.forward(
             x_ND, torch.tensor(positions) + past, cache, gates, tail + len(noisy)
         )

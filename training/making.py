@@ -136,12 +136,7 @@ def mine_commits(options: argparse.Namespace) -> None:
     paths = {document.path for document in documents}
     edits = commits.edits(options.repository, paths.__contains__, contaminated, left_out)
     found = islice(edits, options.most)
-    made = (
-        edit
-        for document in documents
-        if document.language == "python"
-        for edit in transformations.edits(document.path, document.text, seed=0)
-    )
+    made = transformations.of_documents(documents, seed=0)
     origins: Counter[str] = Counter()
 
     def counted(edits: Iterable[Edit]) -> Iterator[Edit]:

@@ -84,12 +84,7 @@ def _edits(
             found.append(edit)
             if len(found) == MOST_EDITS:
                 break
-    made = [
-        edit
-        for document in documents
-        if document.language == "python"
-        for edit in transformations.edits(document.path, document.text, seed)
-    ]
+    made = list(transformations.of_documents(documents, seed))
     order = np.random.default_rng(seed).permutation(len(made))
     return found + [made[index] for index in order[: max(len(found), MOST_EDITS // 4)]]
 

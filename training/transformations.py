@@ -10,8 +10,9 @@ import ast
 import random
 import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
+from training.corpus import Document
 from training.edits import Edit
 
 MOST_LINES, LEAST_LINES = 40, 4
@@ -39,6 +40,13 @@ _BINDERS = (
     ast.MatchMapping,
 )
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
+
+
+def of_documents(documents: Iterable[Document], seed: int) -> Iterator[Edit]:
+    """The edits of all files that are Python's."""
+    for document in documents:
+        if document.language == "python":
+            yield from edits(document.path, document.text, seed)
 
 
 def edits(path: str, text: str, seed: int) -> Iterator[Edit]:

@@ -245,14 +245,8 @@ class Tuning:
             return
         self.live.say(f"Reading {self.repository}")
         tokenizer = load_tokenizer(open_checkpoint(store.model_path(self.options.model)))
-        prepare(
-            self.repository,
-            self.folder,
-            self.options.model,
-            tokenizer,
-            self._profile(),
-            self.recipe.seed,
-        )
+        model, seed = self.options.model, self.recipe.seed
+        prepare(self.repository, self.folder, model, tokenizer, self._profile(), seed)
 
     def _facts(self) -> dict[str, Any]:
         """What the corpus's own file says of it."""

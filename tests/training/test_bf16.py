@@ -61,10 +61,6 @@ def test_bf16_is_never_timed_where_the_processor_cannot_multiply_it(monkeypatch)
     assert not bf16.is_fast.__wrapped__()
 
 
-@pytest.mark.skipif(
-    not any(torch.cpu.get_capabilities().get(name) for name in ("amx_bf16", "avx512_bf16")),
-    reason="no bf16 here",
-)
 @pytest.mark.parametrize(("seconds", "fast"), [((2.0, 1.0), True), ((1.0, 0.9), False), ((1.0, 1.8), False)])
 def test_bf16_is_taken_where_its_products_take_less_time(monkeypatch, seconds, fast):
     """A clock that each product moves on by its kind's seconds."""
@@ -73,6 +69,9 @@ def test_bf16_is_taken_where_its_products_take_less_time(monkeypatch, seconds, f
     def linear(x, weight):
         now[0] += seconds[x.dtype is torch.bfloat16]
 
+    monkeypatch.setattr(
+        torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}
+    )  # no product is computed
     monkeypatch.setattr(bf16, "F", type("", (), {"linear": staticmethod(linear)}))
     monkeypatch.setattr(bf16.time, "perf_counter", lambda: now[0])
     assert bf16.is_fast.__wrapped__() is fast
