@@ -159,8 +159,8 @@ def _files(diff: str) -> dict[str, list[_Hunk]]:
     path = None
     lines = iter(diff.split("\n"))
     for line in lines:
-        if line.startswith("+++ b/"):
-            path = line[6:].removesuffix("\t")  # git's mark of a name with a space
+        if line.startswith("+++ "):  # a name in quotes (with one in it, or a control character) is left out
+            path = line[6:].removesuffix("\t") if line.startswith("+++ b/") else None  # a tab: it has a space
         elif path is not None and (head := _HUNK.match(line)):
             left = [int(head[2] or 1), int(head[4] or 1)]
             old, new = [], []

@@ -169,6 +169,15 @@ def test_merges_renames_new_and_binary_files_teach_nothing(repository: Path) -> 
     assert [edit.path for edit in found(repository)[0]] == ["a.py"]
 
 
+def test_a_change_of_a_file_whose_name_git_quotes_is_nobody_elses(repository: Path) -> None:
+    for path in ("a.py", 'b"c.py'):
+        put(repository, path, module(1), "Start")
+    (repository / "a.py").write_text(module(1).replace("part_1_0", "first_part"))
+    put(repository, 'b"c.py', module(1).replace("part_1_5", "last_part"), "Give the parts better names")
+    edits, _ = found(repository)
+    assert [(edit.path, "first_part" in edit.replacement) for edit in edits] == [("a.py", True)]
+
+
 def test_a_shallow_clone_a_detached_head_a_folder_inside_and_a_submodule(
     repository: Path, tmp_path: Path
 ) -> None:
