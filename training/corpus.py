@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from model.schema import DiffcoderError
 from training import ignoring
 from training.duplicates import Duplicates
+from training.files import read_json, reading
 from training.scrubbing import scrub
 
 _SUFFIXES = {
@@ -209,18 +210,28 @@ def _replaced(folder: Path) -> Iterator[Path]:
 
 
 class Corpus:
-    """A corpus on disk, memory-mapped."""
+    """A corpus on disk, memory-mapped. `facts` are those of `corpus.json`; `again` says what to do about a damaged one.
 
-    def __init__(self, folder: Path):
+    Raises DiffcoderError: "no_corpus", "damaged_file".
+    """
+
+    def __init__(self, folder: Path, again: str = "make it again with `diffcoder train corpus`"):
         if not (folder / "corpus.json").is_file():
             raise DiffcoderError(
                 "no_corpus", f"{folder} holds no finished corpus; make one with `diffcoder train corpus`."
             )
         self.folder = folder
-        self.tokens = np.load(folder / "tokens.npy", mmap_mode="r")
-        self.starts = np.load(folder / "documents.npy")
-        with (folder / "records.jsonl").open(encoding="utf-8") as lines:
+        self.facts = read_json(folder / "corpus.json", dict[str, Any], again)
+        with reading(folder / "tokens.npy", again):
+            self.tokens = np.load(folder / "tokens.npy", mmap_mode="r")
+        with reading(folder / "documents.npy", again):
+            self.starts = np.load(folder / "documents.npy")
+        with reading(folder / "records.jsonl", again):
+            lines = (folder / "records.jsonl").read_text("utf-8").splitlines()
             self.records = [json.loads(line) for line in lines]
+        with reading(folder, again):
+            if [len(self.starts), self.starts[-1]] != [len(self.records) + 1, len(self.tokens)]:
+                raise ValueError("its files are not of one corpus")
 
     def document(self, index: int) -> NDArray[np.uint32]:
         return self.tokens[self.starts[index] : self.starts[index + 1]]

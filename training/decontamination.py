@@ -14,9 +14,10 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 from model.schema import DiffcoderError
-from training.files import write_atomically
+from training.files import read_json, write_atomically
 
 WORDS = 13
 SETS = "DIFFCODER_EVALS"
@@ -85,7 +86,8 @@ def require_clean(
     A folder that was found clean of the same sets is not read again; without any sets here, what was found stands.
     """
     marker = folder / _MARKER
-    known = json.loads(marker.read_text("utf-8")) if marker.is_file() else {}
+    again = "remove it, and the check is run again"
+    known = read_json(marker, dict[str, Any], again) if marker.is_file() else {}
     if known.get("corpus") == _stamp(folder) and benchmarks is None and not os.environ.get(SETS):
         return
     files = sets(benchmarks)

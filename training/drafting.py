@@ -6,7 +6,6 @@ with gradient. What each block is asked for is `objective.py`'s; the numbers whi
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -241,7 +240,7 @@ def _known_vocabulary(run: Path) -> Tensor:
 
 
 def _most_frequent(corpus: Corpus, size: int, known_S: Tensor | None) -> np.ndarray:
-    vocab = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))["vocabulary"]
+    vocab = corpus.facts["vocabulary"]
     counts = corpus.frequencies(vocab["size"]).astype(np.float64)
     if known_S is not None:
         counts[known_S.numpy()] += 0.5  # less than an occurrence

@@ -25,10 +25,8 @@ from training.progress import HeldOut
 def corpus_of(options: argparse.Namespace) -> corpora.Corpus:
     """The corpus that is named, if its ids are those of the base's tokenizer."""
     corpus = corpora.Corpus(options.corpus)
-    facts = json.loads((corpus.folder / "corpus.json").read_text("utf-8"))
-    if "tokenizer" in facts and facts["tokenizer"] != digest_of(
-        load_tokenizer(open_checkpoint(options.base))
-    ):
+    tokenizer = corpus.facts.get("tokenizer")
+    if tokenizer is not None and tokenizer != digest_of(load_tokenizer(open_checkpoint(options.base))):
         raise DiffcoderError(
             "other_corpus",
             f"{corpus.folder} was made with another tokenizer than {options.base}'s: make one for this base.",

@@ -68,7 +68,7 @@ def make_corpus(options: argparse.Namespace) -> None:
         corpora.walk(packages, contaminated, left_out, most=options.most, duplicates=duplicates),
     )
     corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
-    facts = json.loads((options.corpus / "corpus.json").read_text("utf-8"))
+    facts = corpora.Corpus(options.corpus).facts
     print(f"{facts['tokens']:,} tokens in {facts['documents']:,} files: {options.corpus}")
     for reason, files in sorted(facts["left_out"].items(), key=lambda pair: -pair[1]):
         print(f"{files:8,} {reason}")

@@ -48,6 +48,7 @@ from training.yardstick import Outcome
 
 _TRIAL_GAPS, _TRIAL_SEQUENCES = 3, 2
 _LITTLE = 0.3  # of the repository
+_ANEW = "begin anew with another --run"  # what to do about a damaged file
 
 
 class _Verdict(msgspec.Struct):
@@ -147,8 +148,7 @@ class Tuning:
         self.adapter, self.result = self.folder / "adapter.safetensors", self.folder / "result.json"
         self.goes_on: bool = options.resume or options.finish
         if self.goes_on and (self.folder / "checkpoint.safetensors").is_file():
-            way = "begin anew with another --run"
-            self.recipe = read_json(self.folder / "recipe.json", Team, way)
+            self.recipe = read_json(self.folder / "recipe.json", Team, _ANEW)
         self.live = Live()
 
     @property
@@ -199,11 +199,10 @@ class Tuning:
             self._clear()
         if options.use and not options.dry_run:
             say(f"There is no finished run in {self.folder} to use: first the repository is learnt.")
-        self._prepare()
-        corpus = Corpus(self.folder / "corpus")
+        corpus = self._prepare()
         gaps = self._gaps(corpus)
         say(self._described(corpus, len(gaps)))
-        say(f"Benchmarks: {self._facts()['benchmarks']}")
+        say(f"Benchmarks: {corpus.facts['benchmarks']}")
         if options.dry_run:
             plan = self._plan(corpus, self._seconds_a_gap(gaps[:_TRIAL_GAPS]) * len(gaps), self._task(corpus))
             say(self._planned(plan))
@@ -234,24 +233,19 @@ class Tuning:
 
     # --- stages
 
-    def _prepare(self) -> None:
-        """Corpus and edits, once."""
-        if self.has_begun:
-            model = self._facts()["model"]
-            if model != self.options.model:
-                raise DiffcoderError(
-                    "other_run", f"{self.folder} is a run of the model {model}: name it, or another --run."
-                )
-            return
-        self.live.say(f"Reading {self.repository}")
-        tokenizer = load_tokenizer(open_checkpoint(store.model_path(self.options.model)))
-        model, seed = self.options.model, self.recipe.seed
-        prepare(self.repository, self.folder, model, tokenizer, self._profile(), seed)
-
-    def _facts(self) -> dict[str, Any]:
-        """What the corpus's own file says of it."""
-        facts = self.folder / "corpus" / "corpus.json"
-        return read_json(facts, dict[str, Any], "begin anew with another --run")
+    def _prepare(self) -> Corpus:
+        """The corpus; it and the edits are made once."""
+        model = self.options.model
+        if not self.has_begun:
+            self.live.say(f"Reading {self.repository}")
+            tokenizer = load_tokenizer(open_checkpoint(store.model_path(model)))
+            prepare(self.repository, self.folder, model, tokenizer, self._profile(), self.recipe.seed)
+        corpus = Corpus(self.folder / "corpus", _ANEW)
+        if (made := corpus.facts.get("model")) != model:
+            raise DiffcoderError(
+                "other_run", f"{self.folder} is a run of the model {made}: name it, or another --run."
+            )
+        return corpus
 
     def _profile(self) -> Profile:
         checkpoint = open_checkpoint(store.model_path(self.options.model))
@@ -381,8 +375,8 @@ class Tuning:
             "before": yardstick.table(before),
             "after": yardstick.table(after),
             "difference": difference,
-            "corpus": self._facts(),
-            "recipe": read_json(self.folder / "recipe.json", dict[str, Any], "begin anew with another --run"),
+            "corpus": corpus.facts,
+            "recipe": read_json(self.folder / "recipe.json", dict[str, Any], _ANEW),
             "adapter_bytes": self.adapter.stat().st_size,
             "threads": torch.get_num_threads(),
             "command": shlex.join(["diffcoder", "tune", self.repository.name, *given]),
@@ -416,7 +410,7 @@ class Tuning:
     # --- what is said
 
     def _described(self, corpus: Corpus, gaps: int) -> str:
-        facts = self._facts()
+        facts = corpus.facts
         held = int(sum(record["held_out"] for record in corpus.records))
         left_out = sum(
             count for reason, count in facts["left_out"].items() if ":" not in reason and "(" not in reason

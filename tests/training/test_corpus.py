@@ -140,6 +140,24 @@ def test_a_corpus_stays_until_the_next_one_is_whole(tmp_path):
     assert not (out / "part").exists()
 
 
+@pytest.mark.parametrize("name", ["tokens.npy", "documents.npy", "records.jsonl", "corpus.json"])
+@pytest.mark.parametrize("share", [0.0, 0.6])
+def test_a_damaged_file_of_a_corpus_is_named_with_what_to_do(tmp_path, name, share):
+    for n in range(20):
+        put(tmp_path / "code", f"f{n}.py", different(n))
+    documents = walk([Source("s", tmp_path / "code", "MIT")], clean, Counter())
+    corpora.write(tmp_path / "out", documents, lambda text: list(text.encode()), {"of": "test"}, Counter())
+    path = tmp_path / "out" / name
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * share)])
+    with pytest.raises(DiffcoderError, match=r"out.* cannot be read .*: make it again with `diffcoder train"):
+        Corpus(tmp_path / "out")
+    path.write_bytes(whole[: whole[:-1].rfind(b"\n") + 1] if name == "records.jsonl" else whole)
+    if name == "records.jsonl":  # a line less, and each of them whole
+        with pytest.raises(DiffcoderError, match="not of one corpus"):
+            Corpus(tmp_path / "out")
+
+
 def test_names_that_are_no_text_and_lines_that_are_no_pattern_are_passed_over(tmp_path):
     put(tmp_path, "a.py", different(1))
     put(tmp_path, "b.py", different(2))
