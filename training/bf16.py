@@ -15,11 +15,11 @@ from functools import cache
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
+
+from training.frozen import Pair, places
 
 BF16 = torch.bfloat16
-
-Pair = tuple[nn.Parameter, nn.Parameter]
 
 
 @cache
@@ -55,7 +55,7 @@ class Frozen:
 
 
 class GatedLinear:
-    """As `gated.GatedLinear`: a frozen (fused) linear with the low-rank products of its parts added to every row."""
+    """As `frozen.GatedLinear`: a frozen (fused) linear with the low-rank products of its parts added to every row."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None, pairs: Sequence[Pair], scale: float):
         self.width, self.inputs, self.scale, self.pairs = *weight_OI.shape, scale, pairs
@@ -68,20 +68,12 @@ class GatedLinear:
         y_NO: Tensor = _Product.apply(x_NI, self, *(factor for pair in self.pairs for factor in pair))
         return y_NO
 
-    def parts(self) -> list[tuple[slice, slice]]:
-        """Of each pair: its rows of the weight, and its columns among the R."""
-        found, row, column = [], 0, 0
-        for down, up in self.pairs:
-            found.append((slice(row, row + len(up)), slice(column, column + len(down))))
-            row, column = row + len(up), column + len(down)
-        return found
-
 
 class _Product(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x_NI, linear, *factors):
         downs, ups, inputs = factors[::2], factors[1::2], linear.inputs
-        for (rows, columns), up in zip(linear.parts(), ups, strict=True):
+        for (rows, columns), up in zip(places(linear.pairs), ups, strict=True):
             linear.wide[rows, inputs:][:, columns] = up * linear.scale
         down_RI = torch.cat(downs).to(BF16)
         x_NW = torch.empty(len(x_NI), linear.wide.shape[1], dtype=BF16)
@@ -99,7 +91,7 @@ class _Product(torch.autograd.Function):
         inner_NR = dx_NW[:, inputs:].contiguous()
         ddown_RI = (inner_NR.T @ x_NW[:, :inputs]).float()
         gradients = []
-        for rows, columns in linear.parts():
+        for rows, columns in places(linear.pairs):
             gradients += [
                 ddown_RI[columns],
                 (dy_NO[:, rows].T @ x_NW[:, inputs:][:, columns]).float() * linear.scale,

@@ -42,7 +42,7 @@ from model.quantise import Fp32Linear, Int8Linear
 from model.schema import DiffcoderError
 from training import bf16
 from training.draft_head import DraftHead
-from training.frozen import HEAD_DIGITS, FrozenLinear, GatedLinear
+from training.frozen import FrozenLinear, GatedLinear
 from training.noisy_blocks import Apart, BlockAttention, Clean, Noisy
 
 
@@ -91,10 +91,13 @@ class GatedModel:
         head = embedding if c.tied else checkpoint.tensor("head.weight")
         head_SD = head[draft_vocab_S]
         # Scores come from int8 products in either precision: in bf16 two of 24,576 would often be equal.
-        back = bf16.Frozen(head_SD.T.contiguous()) if precision == "bf16" else None
         norm = checkpoint.tensor("norm.weight")
         self.clean = Decoder(c, clean, embedding, norm, Int8Linear.of(head))
-        draft_head = FrozenLinear(head_SD, gradient_digits=HEAD_DIGITS, transposed=back)
+        draft_head = (
+            FrozenLinear(head_SD, transposed=bf16.Frozen(head_SD.T.contiguous()))
+            if precision == "bf16"
+            else FrozenLinear.head(head_SD)
+        )
         self.noisy = Decoder(c, noisy, embedding, norm, draft_head)
         self.drafts = DraftHead(
             draft_vocab_S, c.vocab, draft_head, chain_of(self.parameters, "chain."), self.noisy.embed

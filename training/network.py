@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from model.decoder import FUSED, Config, Decoder, Layer, Linear, fused_bias, fused_weight
 from model.quantise import Fp32Linear
 from model.schema import DiffcoderError
-from training.frozen import FrozenLinear, GatedLinear
+from training.frozen import FrozenLinear, Pair
 from training.gated import initial_pairs
 from training.parallel import World
 from training.recipe import Diffusion
@@ -44,6 +44,17 @@ class Nf4Linear:
     def __call__(self, x_NI: Tensor) -> Tensor:
         y_NO = self._product(x_NI, self.packed.t(), quant_state=self.state)
         return y_NO if self.bias is None else y_NO + self.bias
+
+
+class LoraLinear:
+    """A frozen (fused) linear, however it is held, with the low-rank products of its parts added to every row."""
+
+    def __init__(self, frozen: Linear, pairs: Sequence[Pair], scale: float):
+        self.frozen, self.pairs, self.scale, self.width = frozen, pairs, scale, frozen.width
+
+    def __call__(self, x_NI: Tensor) -> Tensor:
+        parts = [x_NI @ down.T @ (up.T * self.scale) for down, up in self.pairs]
+        return self.frozen(x_NI) + (parts[0] if len(parts) == 1 else torch.cat(parts, -1))
 
 
 class Trained(nn.Module):
@@ -129,7 +140,7 @@ def network(
         if isinstance(held, nn.Parameter):
             return Trained(held, cast(nn.Parameter | None, bias))
         low_rank = [(pairs[f"{prefix}{n}.lora_A"], pairs[f"{prefix}{n}.lora_B"]) for n in names]
-        return GatedLinear(frozen[recipe.form](held, bias), low_rank, recipe.scale)
+        return LoraLinear(frozen[recipe.form](held, bias), low_rank, recipe.scale)
 
     def norm(name: str) -> Tensor:
         return weight(name, tensor(name))

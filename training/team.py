@@ -47,7 +47,7 @@ from training.corpus import Corpus
 from training.draft_head import Asked, DraftHead
 from training.examples import Examples
 from training.files import write_atomically
-from training.frozen import HEAD_DIGITS, FrozenLinear, GatedLinear
+from training.frozen import FrozenLinear, GatedLinear
 from training.gated import chain_of, checkpoint_sha256, initial_pairs
 from training.layouts import as_ids
 from training.recipe import Team
@@ -67,12 +67,11 @@ class TeamModel:
         self.base_sha256 = checkpoint_sha256(base)
         self.parameters = initial_pairs(c, rank, torch.Generator().manual_seed(seed))
         self.scale = scale
-        head_VD = checkpoint.tensor("embed.weight" if c.tied else "head.weight")
-        self.head = FrozenLinear(head_VD, gradient_digits=HEAD_DIGITS)
+        embedding_VD = checkpoint.tensor("embed.weight")
+        head_VD = embedding_VD if c.tied else checkpoint.tensor("head.weight")
+        self.head = FrozenLinear.head(head_VD)
         layers = [self._layer(checkpoint, n) for n in range(c.layers)]
-        self.decoder = Decoder(
-            c, layers, checkpoint.tensor("embed.weight"), checkpoint.tensor("norm.weight"), self.head.product
-        )
+        self.decoder = Decoder(c, layers, embedding_VD, checkpoint.tensor("norm.weight"), self.head.product)
         self.drafts: DraftHead | None = None
         if drafting is not None:
             file = read_adapter(drafting, c, self.base_sha256)
@@ -80,7 +79,7 @@ class TeamModel:
             self.parameters |= own
             self.mask_embedding = own[DRAFTING + "mask_embedding"]
             self.drafting_pairs = _DraftingPairs(file.pairs, own)
-            head = FrozenLinear(head_VD[file.draft_vocab_S], gradient_digits=HEAD_DIGITS)
+            head = FrozenLinear.head(head_VD[file.draft_vocab_S])
             chain = chain_of(own, DRAFTING + "chain.")
             self.drafts = DraftHead(file.draft_vocab_S, c.vocab, head, chain, self.decoder.embed)
 

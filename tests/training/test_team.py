@@ -70,7 +70,7 @@ def test_every_window_is_read_once_an_epoch(tiny_base: Path, corpus: Corpus) -> 
 
 def test_the_loss_of_the_head_and_its_gradient_are_cross_entropys() -> None:
     generator = torch.Generator().manual_seed(0)
-    head = FrozenLinear(torch.randn(300, 64, generator=generator), gradient_digits=2)
+    head = FrozenLinear.head(torch.randn(300, 64, generator=generator))
     hidden = torch.randn(150, 64, generator=generator, requires_grad=True)
     targets = torch.randint(0, 300, (150,), generator=generator)
     losses = head_losses(hidden, targets, head)
