@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from model import loading, profiles, store
+from model import disk, loading, profiles, store
 from model.checkpoints import Checkpoint, open_checkpoint
 from model.decoder import KVCache
 from model.generator import Generator
@@ -111,10 +111,18 @@ def resident(file: Path) -> int:
 
 def test_a_model_is_converted_once(folder: Path, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = conversions(monkeypatch)
+    hashed: list[Path] = []
+
+    def noted(path: Path) -> str:
+        hashed.append(path)
+        return disk.sha256(path)
+
+    monkeypatch.setattr(store, "sha256", noted)
     first = scores(loading.load(str(folder)))
     second = scores(loading.load(str(folder)))
     assert made == [place]
     assert torch.equal(first, second)
+    assert not hashed  # of 8B it would take minutes, and only an adapter asks for it
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
