@@ -17,16 +17,13 @@ from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import msgspec
-
 from diffcoder_lsp import settings as settings_module
-from diffcoder_lsp import statistics
-from diffcoder_lsp.applying import Client, applied, moved, smallest, workspace_edit
+from diffcoder_lsp.actions import COMMANDS, KINDS, Actions
+from diffcoder_lsp.applying import Client
 from diffcoder_lsp.context import Ignored
-from diffcoder_lsp.documents import Document, Documents, Encoding, path_of
+from diffcoder_lsp.documents import Documents, Encoding, path_of
 from diffcoder_lsp.engine_client import AsyncEngineClient
-from diffcoder_lsp.engine_link import EngineLink, shown
-from diffcoder_lsp.features import edit, fix, gapfill, implement, pull
+from diffcoder_lsp.engine_link import EngineLink
 from diffcoder_lsp.features.complete import Complete
 from diffcoder_lsp.features.inline import Inline
 from diffcoder_lsp.features.pull import Pull
@@ -34,7 +31,6 @@ from diffcoder_lsp.progress import Bar, Bars
 from diffcoder_lsp.protocol import (
     CodeAction,
     CodeActionParams,
-    Command,
     CompletionParams,
     DidChangeConfigurationParams,
     DidChangeParams,
@@ -42,23 +38,12 @@ from diffcoder_lsp.protocol import (
     DidChangeWorkspaceFoldersParams,
     DidOpenParams,
     DocumentParams,
-    EditArguments,
-    EditResult,
     ExecuteCommandParams,
-    FillGapsArguments,
-    ImplementArguments,
     InitializeParams,
     InlineCompletionParams,
-    OutcomeArguments,
     ProgressCancelParams,
-    PullArguments,
-    ShowPromptArguments,
-    StatusParams,
-    Token,
 )
 from diffcoder_lsp.rpc import (
-    CONTENT_MODIFIED,
-    INVALID_PARAMS,
     INVALID_REQUEST,
     NOT_INITIALIZED,
     Connection,
@@ -75,16 +60,6 @@ TRIGGERS = list(".(,=:[{ ")
 _ERROR, _WARNING = 1, 2
 LARGE_BYTES = 65_536
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # of malloc.h
-_EDITS: dict[str, Any] = {
-    "diffcoder.edit": EditArguments,
-    "diffcoder.implement": ImplementArguments,
-    "diffcoder.fillGaps": FillGapsArguments,
-}
-COMMANDS = [
-    *_EDITS,
-    *("diffcoder.showPrompt", "diffcoder.models", "diffcoder.pull", "diffcoder.pause", "diffcoder.resume"),
-    *("diffcoder.outcome", "diffcoder.statistics"),
-]
 
 
 class Server:
@@ -92,7 +67,6 @@ class Server:
 
     def __init__(self, connection: Connection, model: str | None = None):
         self.connection = connection
-        self.client = Client()
         self.status: int | None = None
         self._asked = InitializeParams()
         self._state = "new"
@@ -106,6 +80,7 @@ class Server:
         self.inline = Inline(self.session)
         self.complete = Complete(self.session, self.inline)
         self._pull = Pull(connection, self._bars, self._use_model, lambda: self.session.link.retry())
+        self.actions = Actions(self.session, connection, self._pull)
         connection.refuse = self._refuse
         connection.on_failure = self._on_failure
         for method, handler, params in self._methods():
@@ -135,9 +110,9 @@ class Server:
             ("textDocument/didSave", self._did_save, DocumentParams),
             ("textDocument/inlineCompletion", self.inline.answer, InlineCompletionParams),
             ("textDocument/completion", self.complete.answer, CompletionParams),
-            ("textDocument/codeAction", self._code_action, CodeActionParams),
-            ("codeAction/resolve", self._resolve, CodeAction),
-            ("workspace/executeCommand", self._execute, ExecuteCommandParams),
+            ("textDocument/codeAction", self.actions.offered, CodeActionParams),
+            ("codeAction/resolve", self.actions.resolve, CodeAction),
+            ("workspace/executeCommand", self.actions.execute, ExecuteCommandParams),
             (
                 "window/workDoneProgress/cancel",
                 lambda params: self._bars.cancel(params.token),
@@ -159,7 +134,7 @@ class Server:
         if self._state != "new":
             raise ReplyError(INVALID_REQUEST, "The server is initialized already.")
         self._state = "ready"
-        self._asked, self.client = params, Client.of(params)
+        self._asked, self.actions.client = params, Client.of(params)
         offered = params.can("general.positionEncodings")
         offered = offered if isinstance(offered, list) else []
         encoding: Encoding = next((each for each in offered if each in ENCODINGS), "utf-16")
@@ -172,8 +147,8 @@ class Server:
             "textDocumentSync": {"openClose": True, "change": 2, "save": {"includeText": False}},
             "inlineCompletionProvider": {"workDoneProgress": False},
             "codeActionProvider": {
-                "codeActionKinds": [fix.KIND, edit.KIND],
-                "resolveProvider": self.client.resolves,
+                "codeActionKinds": KINDS,
+                "resolveProvider": self.actions.client.resolves,
             },
             "executeCommandProvider": {"commands": COMMANDS},
             "workspace": {"workspaceFolders": {"supported": True, "changeNotifications": True}},
@@ -305,119 +280,6 @@ class Server:
         if _is_settings(params.text_document.uri):
             self._read_settings()
 
-    # Code actions and commands
-
-    def _code_action(self, params: CodeActionParams) -> list[CodeAction]:
-        document = self.session.documents.get(params.text_document.uri)
-        if document is None or self.session.why_not(document) is not None:
-            return []
-        offers = [
-            *fix.actions(document, params),
-            *implement.actions(document, params),
-            *edit.actions(self.session, document, params),
-        ]
-        only = params.context.only
-        result = []
-        for action, command, argument in offers:
-            if only and not any(action.kind == kind or action.kind.startswith(f"{kind}.") for kind in only):
-                continue
-            call = Command(action.title, command, [argument])
-            if self.client.resolves:
-                data = {"command": command, "argument": argument, "version": document.version}
-                result.append(msgspec.structs.replace(action, data=data))
-            else:
-                result.append(msgspec.structs.replace(action, command=call))
-        return result
-
-    def _resolve(self, action: CodeAction) -> Any:
-        data = action.data if isinstance(action.data, dict) else {}
-        command, kind = data.get("command"), _EDITS.get(str(data.get("command")))
-        if kind is None:
-            raise ReplyError(INVALID_PARAMS, "This code action is none of ours.")
-        argument = _argument(kind, data.get("argument"))
-        document = self.session.document(argument.uri)
-        if document.version != data.get("version"):
-            raise ReplyError(CONTENT_MODIFIED, "The text has changed since the action was offered.")
-        return self._resolved(action, document, self._changes(str(command), document, argument))
-
-    async def _resolved(
-        self, action: CodeAction, document: Document, work: Coroutine[Any, Any, Any]
-    ) -> CodeAction:
-        changes = await work
-        current = self.session.documents.get(document.uri)
-        if current is None or (changes and not (changes := moved(document, current, changes))):
-            raise ReplyError(CONTENT_MODIFIED, "The text changed while the model was at work.")
-        made = smallest(current, changes)
-        if not made:
-            raise DiffcoderError("unchanged", "The model left the text as it is.")
-        return msgspec.structs.replace(
-            action, edit=workspace_edit(current, made, action.title, self.client), data=None
-        )
-
-    def _execute(self, params: ExecuteCommandParams) -> Any:
-        arguments = params.arguments or []
-        first = arguments[0] if arguments else {}
-        if params.command in _EDITS:
-            argument = _argument(_EDITS[params.command], first)
-            document = self.session.document(argument.uri)
-            changes = self._changes(params.command, document, argument, params.partial_result_token)
-            return self._edited(document, params.command, changes)
-        if params.command == "diffcoder.showPrompt":
-            return self._prompt(_argument(ShowPromptArguments, first))
-        if params.command == "diffcoder.models":
-            return asyncio.to_thread(pull.models)
-        if params.command == "diffcoder.pull":
-            return self._pull.pull(_argument(PullArguments, first).model)
-        if params.command == "diffcoder.outcome":
-            return self._outcome(_argument(OutcomeArguments, first))
-        if params.command == "diffcoder.statistics":
-            self.session.statistics.write()
-            return statistics.tallies()
-        if params.command in ("diffcoder.pause", "diffcoder.resume"):
-            return self._set_paused(params.command == "diffcoder.pause")
-        raise ReplyError(INVALID_PARAMS, f"There is no command {params.command!r}.")
-
-    def _changes(
-        self, command: str, document: Document, argument: Any, token: Token | None = None
-    ) -> Coroutine[Any, Any, Any]:
-        """The changes that a command makes of a document, as a coroutine; what is wrong with it is raised now."""
-        if command == "diffcoder.edit":
-            return edit.changes(self.session, document, argument, token)
-        places = (
-            gapfill.stub(document, argument)
-            if command == "diffcoder.implement"
-            else gapfill.gaps(document, argument)
-        )
-        return gapfill.changes(self.session, document, places, argument.variation, token)
-
-    async def _edited(self, document: Document, command: str, work: Coroutine[Any, Any, Any]) -> EditResult:
-        changes = await work
-        answer = await applied(
-            document, changes, f"diffcoder: {command.partition('.')[2]}",
-            self.session.documents, self.client, self.connection.request,
-        )  # fmt: skip
-        if answer.applied:
-            kind: statistics.Kind = "edit" if command == "diffcoder.edit" else "gap"
-            self.session.statistics.count(kind, "shown", len(changes))
-            self.session.statistics.accepted(kind, document.uri, [change.text for change in changes])
-        return answer
-
-    def _prompt(self, argument: ShowPromptArguments) -> str | None:
-        prompts = self.session.link.prompts
-        uri = argument.uri if argument.uri is not None else next(reversed(prompts), None)
-        return shown(prompts[uri]) if uri in prompts else None
-
-    def _outcome(self, argument: OutcomeArguments) -> None:
-        if argument.outcome == "accepted":
-            self.session.statistics.accepted(argument.kind, argument.uri, argument.texts)
-        else:
-            self.session.statistics.count(argument.kind, argument.outcome, len(argument.texts))
-
-    def _set_paused(self, paused: bool) -> StatusParams:
-        self.session.paused = paused
-        self.session.tell("paused" if paused else "none")
-        return self.session.status()
-
     # The engine
 
     def _link(self, model: str) -> EngineLink:
@@ -487,13 +349,6 @@ def _folders(asked: InitializeParams) -> list[str]:
 
 def _is_settings(uri: str) -> bool:
     return os.path.basename(path_of(uri)) == settings_module.FILE
-
-
-def _argument(kind: Any, value: Any) -> Any:
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        raise ReplyError(INVALID_PARAMS, f"The argument is not what the command takes ({error}).") from None
 
 
 def _version() -> str:
