@@ -25,7 +25,7 @@ from training.recipe import Kinds, load
 from training.report import log_lines
 
 PACKAGE = Path(__file__).parent
-STEPS = 30
+STEPS = 90
 _SCHEDULE: dict[str, object] = {
     "sequences": 2,
     "lr": 5e-3,
