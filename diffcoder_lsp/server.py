@@ -43,12 +43,7 @@ from diffcoder_lsp.protocol import (
     InlineCompletionParams,
     ProgressCancelParams,
 )
-from diffcoder_lsp.rpc import (
-    INVALID_REQUEST,
-    NOT_INITIALIZED,
-    Connection,
-    ReplyError,
-)
+from diffcoder_lsp.rpc import INVALID_REQUEST, NOT_INITIALIZED, Connection, ReplyError
 from diffcoder_lsp.session import Session
 from model.schema import DiffcoderError
 

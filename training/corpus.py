@@ -158,9 +158,9 @@ def write(
     settings: dict[str, object],
     left_out: Counter[str],
     held_out: Callable[[Document], str | None] = lambda document: document.held_out,
-) -> None:
-    """Encode the documents and write the corpus folder. An older corpus stays until the new one is whole, and whoever
-    trains on it keeps it; `corpus.json` is put there last and marks the folder complete.
+) -> dict[str, Any]:
+    """Encode the documents and write the corpus folder; the facts of its `corpus.json`, which is put there last and marks
+    the folder complete. An older corpus stays until the new one is whole, and whoever trains on it keeps it.
     """
     with _replaced(folder) as part:
         pieces: list[NDArray[np.uint32]] = []
@@ -189,6 +189,7 @@ def write(
         np.save(part / "documents.npy", np.asarray(starts, dtype=np.int64))
         facts = settings | {"documents": len(pieces), "tokens": total, "left_out": dict(left_out)}
         (part / "corpus.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    return facts
 
 
 @contextmanager

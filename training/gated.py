@@ -90,9 +90,9 @@ class GatedModel:
         embedding = checkpoint.tensor("embed.weight")
         head = embedding if c.tied else checkpoint.tensor("head.weight")
         head_SD = head[draft_vocab_S]
-        # Scores come from int8 products in either precision: in bf16 two of 24,576 would often be equal.
         norm = checkpoint.tensor("norm.weight")
         self.clean = Decoder(c, clean, embedding, norm, Int8Linear.of(head))
+        # Scores come from int8 products in either precision: in bf16 two of 24,576 would often be equal.
         draft_head = (
             FrozenLinear(head_SD, transposed=bf16.Frozen(head_SD.T.contiguous()))
             if precision == "bf16"

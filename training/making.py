@@ -67,8 +67,9 @@ def make_corpus(options: argparse.Namespace) -> None:
         corpora.walk(sources, contaminated, left_out, duplicates=duplicates),
         corpora.walk(packages, contaminated, left_out, most=options.most, duplicates=duplicates),
     )
-    corpora.write(options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out)
-    facts = corpora.Corpus(options.corpus).facts
+    facts = corpora.write(
+        options.corpus, documents, lambda text: encode_text(tokenizer, text), settings, left_out
+    )
     print(f"{facts['tokens']:,} tokens in {facts['documents']:,} files: {options.corpus}")
     for reason, files in sorted(facts["left_out"].items(), key=lambda pair: -pair[1]):
         print(f"{files:8,} {reason}")

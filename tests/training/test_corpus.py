@@ -152,8 +152,8 @@ def test_a_damaged_file_of_a_corpus_is_named_with_what_to_do(tmp_path, name, sha
     path.write_bytes(whole[: int(len(whole) * share)])
     with pytest.raises(DiffcoderError, match=r"out.* cannot be read .*: make it again with `diffcoder train"):
         Corpus(tmp_path / "out")
-    path.write_bytes(whole[: whole[:-1].rfind(b"\n") + 1] if name == "records.jsonl" else whole)
-    if name == "records.jsonl":  # a line less, and each of them whole
+    if name == "records.jsonl":
+        path.write_bytes(whole[: whole[:-1].rfind(b"\n") + 1])  # a line less, and each of them whole
         with pytest.raises(DiffcoderError, match="not of one corpus"):
             Corpus(tmp_path / "out")
 
