@@ -102,8 +102,7 @@ for (const [name, theme] of Object.entries(THEMES)) {
       await open('colours.json');
       await page.locator('.squiggly-error').first().waitFor();
       await w.goTo(3, 5);
-      await w.keys('Control+.');
-      await page.locator('.action-widget .monaco-list-row', { hasText: 'diffcoder: fix' }).first().waitFor();
+      await w.action('diffcoder: fix');
       await shot('fix');
       await w.keys('Escape');
     },
