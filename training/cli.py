@@ -15,7 +15,7 @@ import torch
 from model import store
 from model.disk import cache_folder
 from model.schema import DiffcoderError
-from training.arguments import amount, count
+from training.arguments import amount, count, threads
 from training.decontamination import SETS
 from training.making import decontaminate, make_corpus, mine_commits, read_chats, write
 from training.running import evaluate, export, train
@@ -51,7 +51,7 @@ def _common() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--base", type=Path, help="checkpoint to start from (default: the default model's)")
     parser.add_argument("--corpus", type=Path, default=cache_folder() / "training" / "corpus")
-    parser.add_argument("--threads", type=count, default=torch.get_num_threads())
+    parser.add_argument("--threads", type=threads, default=torch.get_num_threads())
     return parser
 
 
@@ -101,16 +101,28 @@ def _parser(common: argparse.ArgumentParser) -> argparse.ArgumentParser:
     add = commands.add_parser("train", help="train by a recipe")
     add.add_argument("recipe", help="a name in training/recipes, or a .toml file")
     add.add_argument("--run", dest="run_folder", type=Path, help="folder of the run (default: by the name)")
-    add.add_argument("--held-out", type=Path, help="folder of the base's continuations of held-out prompts")
-    add.add_argument("--written", type=Path, help="folder of the base's continuations to learn from")
+    add.add_argument(
+        "--held-out",
+        type=Path,
+        help="folder of the base's continuations of held-out prompts (gated recipes)",
+    )
+    add.add_argument(
+        "--written", type=Path, help="folder of the base's continuations to learn from (gated recipes)"
+    )
     add.add_argument(
         "--examples",
         type=Path,
         action="append",
-        help="folder of edits or answers to learn from; again for more",
+        help="folder of edits or answers to learn from; again for more (gated and team recipes, and those whose data"
+        " are examples)",
     )
-    add.add_argument("--minutes", type=amount, default=1e9)
-    add.add_argument("--resume", action="store_true")
+    add.add_argument(
+        "--minutes",
+        type=amount,
+        default=1e9,
+        help="stop after so many, of processor time of a thread (on a GPU: by the clock)",
+    )
+    add.add_argument("--resume", action="store_true", help="go on from the run's last checkpoint")
     add.add_argument(
         "--start", type=Path, help="adapter file to start from (gated recipes), with a fresh optimiser"
     )

@@ -2,9 +2,9 @@
 
 Every weight is trained, or low-rank pairs on the linears of a frozen base, which may be held in fewer bits.
 
-Noise, clipping and the 1/u weight as in Stable-DiffCoder (arXiv 2601.15892): the mean over a sequence's tokens of
-CE / u at masked places estimates the bound on the negative log-likelihood. While the ceiling of the masking rate rises
-(warm-up), masked places weigh the same. No shift: a masked place is asked for its own token.
+Noise, clipping and the 1/u weight as in Stable-DiffCoder (arXiv 2601.15892): with plain noise the mean over a sequence's
+tokens of CE / u at masked places estimates the bound on the negative log-likelihood. While the ceiling of the masking
+rate rises (warm-up), masked places weigh the same. No shift: a masked place is asked for its own token.
 
 Shape suffixes: L tokens of a sequence, M = 2L rows (`attention.py`), D width, H query heads, K key/value heads, E head
 width, P rows that are asked for something.
@@ -35,13 +35,13 @@ from training.layouts import as_ids
 from training.models import write_model
 from training.network import network
 from training.noise import clipped_rates, mask_blocks, rate_ceiling
-from training.packing import Pack, Packing
+from training.packing import Pack, Packing, WholePacking
 from training.parallel import World
 from training.recipe import Diffusion
 from training.team import merged, team_bytes
 from training.trainer import Loss, averages
 
-HELD_OUT_PACKS = 4
+HELD_OUT_PACKS, _MOST_PACKS = 4, 4096
 _LOSS_ROWS = 1024  # of one chunk of the output head: memory stays flat however large the vocabulary is
 
 
@@ -90,8 +90,10 @@ class DiffusionTask:
         self.recipe, self.config, self.base = recipe, source.config, base
         self.device = world.device
         self.parameters, self.decoder = network(recipe, source.config, source.tensor, world)
-        self.base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
+        self.base_sha256 = checkpoint_sha256(base)
         if recipe.data == "examples" and examples is not None:
+            self.train_packs: Packing | WholePacking
+            self.held_out_packs: Packing | WholePacking
             self.train_packs, self.held_out_packs = (
                 _of_examples(recipe, examples, side, end) for side in (0, 1)
             )
@@ -166,9 +168,16 @@ class DiffusionTask:
 
     @torch.no_grad()
     def measure(self) -> dict[str, object]:
-        """Bits per token of held-out packs: exact for the AR twin, the bound under fixed noise for diffusion."""
+        """Bits a token of held-out packs: exact for the AR twin. For diffusion a weighted loss under the recipe's own
+        noise: the bound only where `clipped` is false (clipped noise weighs a token 1.11 times at block 4), and not to be
+        compared between block sizes."""
         total, weight, index, asked = 0.0, 0.0, 0, 0
         while asked < HELD_OUT_PACKS:  # a pack may hold nothing but a prompt
+            if index == _MOST_PACKS and not asked:
+                raise DiffcoderError(
+                    "bad_recipe",
+                    "No held-out sequence has a token to predict: raise context, or add examples.",
+                )
             loss = self.pack_loss(self.held_out_packs[index], np.random.default_rng([7, index]), 1.0)
             total, weight = total + float(loss.total), weight + loss.weight
             index, asked = index + 1, asked + bool(loss.weight)
@@ -185,7 +194,7 @@ class DiffusionTask:
 
 def export_checkpoint(recipe: Diffusion, base: Path, run: Path) -> Path:
     """The model of a run's last checkpoint as a folder; low-rank weights are added to their base's, for good."""
-    base_sha256 = checkpoint_sha256(base) if recipe.rank else ""
+    base_sha256 = checkpoint_sha256(base)
     weights, facts = averages(run, base_sha256)
     if not recipe.rank:
         return _write_model(recipe, base, run, weights, facts)
@@ -255,20 +264,19 @@ def _packing(
     return Packing(read, lengths, recipe.context, end, recipe.seed, recipe.ends)
 
 
-def _of_examples(recipe: Diffusion, examples: Examples, side: int, end: int) -> Packing:
+def _of_examples(recipe: Diffusion, examples: Examples, side: int, end: int) -> WholePacking:
     """Training examples (side 0), or one in sixteen of all (side 1)."""
     numbers = np.array([n for n in range(len(examples)) if (n % 16 == 15) == side])
     if not len(numbers):
         raise DiffcoderError("no_examples", f"{len(examples)} examples are too few: 16 at least are needed.")
-    sizes = np.diff(examples.starts)[numbers]
-    return Packing(
+    return WholePacking(
         lambda number: examples[int(numbers[number])].ids,
-        sizes,
+        np.diff(examples.starts)[numbers],
+        examples.firsts[numbers] + 1,
         recipe.context,
         end,
         recipe.seed,
         recipe.ends,
-        examples.firsts[numbers] + 1,
     )
 
 

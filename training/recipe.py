@@ -13,10 +13,12 @@ from training import bf16, layouts
 
 RECIPES = Path(__file__).parent / "recipes"
 
-Count = Annotated[int, msgspec.Meta(ge=0)]
-Some = Annotated[int, msgspec.Meta(ge=1)]
+# The upper bounds keep out infinity, and numbers that nothing can be made of.
+_MOST = 2**31 - 1
+Count = Annotated[int, msgspec.Meta(ge=0, le=_MOST)]
+Some = Annotated[int, msgspec.Meta(ge=1, le=_MOST)]
+Rank = Annotated[int, msgspec.Meta(ge=1, le=4096)]
 Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
-# The upper bounds keep infinity out.
 Factor = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Size = Annotated[float, msgspec.Meta(gt=0, le=1e9)]
 Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
@@ -25,14 +27,14 @@ Decay = Annotated[float, msgspec.Meta(ge=0, lt=1)]
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
     """What every kind of run has. `kind` in the file says which kind it is."""
 
-    sequences: Some = 1
+    sequences: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1
     """Sequences a step."""
     infill: Share = 0.5
     """Share of sequences in the infill layout."""
     noise_warmup: Count = 100
-    """Steps over which the ceiling of the masking rate rises to 1."""
+    """Steps over which the ceiling of the masking rate rises to 1 (gated and diffusion recipes)."""
     noise_initial: Share = 0.1
-    """The ceiling at the first step."""
+    """The ceiling at the first step (likewise)."""
     lr: Size = 1e-3
     """Peak learning rate (AdamW, no weight decay)."""
     lr_warmup: Count = 20
@@ -75,7 +77,7 @@ class Gated(Drafts, frozen=True, kw_only=True, tag="gated"):
 
     languages: dict[str, Factor] = {}
     """Share of sequences in each language; empty: documents are drawn regardless of language."""
-    rank: Some = 32
+    rank: Rank = 32
     """Rank of the low-rank pair on every linear."""
     scale: Size = 2.0
     """Factor on the low-rank product."""
@@ -106,7 +108,8 @@ class Gated(Drafts, frozen=True, kw_only=True, tag="gated"):
     partial_weight: Factor = 0.5
     """Loss weight of a masked place in a partly masked block."""
     precision: Literal["auto", "int8", "bf16"] = "auto"
-    """What products are computed in, the heads' aside; "auto": bf16 where the processor multiplies it fast, else int8."""
+    """What products are computed in, the heads' scores aside; "auto": bf16 where the processor multiplies it fast, else
+    int8."""
 
     def products(self) -> Literal["int8", "bf16"]:
         """The precision on this machine."""
@@ -118,7 +121,7 @@ class Gated(Drafts, frozen=True, kw_only=True, tag="gated"):
 class Team(Drafts, frozen=True, kw_only=True, tag="team"):
     """Low-rank weights on a frozen base that learn one repository (`team.py`)."""
 
-    rank: Some = 16
+    rank: Rank = 16
     """Rank of the low-rank pair on every linear."""
     scale: Size = 2.0
     """Factor on the low-rank product."""
@@ -161,7 +164,7 @@ class Diffusion(Recipe, frozen=True, kw_only=True, tag="diffusion"):
     """The token that ends a document; none: the first that ends a text in the base's family."""
     data: Literal["files", "examples"] = "files"
     """"examples": edits and answers whose prompt is never masked (`edits.py`), in place of the corpus's files."""
-    rank: Count = 0
+    rank: Annotated[int, msgspec.Meta(ge=0, le=4096)] = 0
     """Rank of low-rank pairs on every linear of a frozen base; 0: every weight of the base is trained."""
     scale: Size = 2.0
     """Factor on the low-rank product."""
@@ -200,10 +203,14 @@ def _contradiction(recipe: Kinds) -> str | None:
             return _gated_contradiction(recipe)
         case Team() if recipe.noisy_rows < recipe.block:
             return "noisy_rows must hold a block"
+        case Team() if recipe.edits == 1:
+            return "edits leave nothing of the repository's files: less than 1"
         case Diffusion() if recipe.ar_weight and not recipe.causal:
             return "ar_weight needs causal = true"
         case Diffusion() if recipe.form != "fp32" and not recipe.rank:
             return f"form {recipe.form} is of a frozen base, which needs a rank"
+        case Diffusion() if recipe.objective == "ar" and recipe.context < 2:
+            return "a context of 1 holds no next token"
     return None
 
 

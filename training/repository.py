@@ -29,6 +29,11 @@ LEAST_FILES = 4
 MOST_EDITS = 1500  # from the history; as many again may come from transformations
 
 
+def name_of(repository: Path) -> str:
+    """Its folder's name as text, whatever bytes the file system allows."""
+    return os.fsencode(repository.name).decode("utf-8", "replace")
+
+
 def prepare(
     repository: Path, folder: Path, model: str, tokenizer: Tokenizer, profile: Profile, seed: int
 ) -> None:
@@ -38,7 +43,7 @@ def prepare(
     """
     left_out: Counter[str] = Counter()
     contaminated, checked = _contaminated()
-    source = Source(repository.name, repository, "the repository's own")
+    source = Source(name_of(repository), repository, "the repository's own")
     documents = list(walk([source], contaminated, left_out))
     if len(documents) < LEAST_FILES:
         reasons = ", ".join(f"{count} {reason}" for reason, count in left_out.items() if "(" not in reason)
@@ -54,7 +59,7 @@ def prepare(
     if examples:
         store(folder / "edits", examples)
     settings: dict[str, object] = {
-        "repository": repository.name,
+        "repository": name_of(repository),
         "model": model,
         "benchmarks": checked,
         "edits": dict(Counter(edit.origin.split()[0] for edit in edits)) | {"that fit": len(examples)},

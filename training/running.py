@@ -34,6 +34,7 @@ from training.trainer import REWRITTEN, Task, Trainer
 
 def train(options: argparse.Namespace) -> int:
     recipe, corpus = load(options.recipe), corpus_of(options)
+    _refuse_what_is_not_taken(recipe, options)
     world = join(processor=not isinstance(recipe, Diffusion) or recipe.form == "int8")
     run = options.run_folder or cache_folder() / "runs" / Path(options.recipe).stem
     parts = [examples_of(options, folder, "commits") for folder in options.examples or ()]
@@ -42,10 +43,6 @@ def train(options: argparse.Namespace) -> int:
     if world.leads:
         require_clean_data(options, corpus)
     task: Task
-    if options.start and not isinstance(recipe, Gated):
-        raise DiffcoderError(
-            "bad_recipe", f"{options.recipe} cannot start from an adapter: leave out --start."
-        )
     marks = marks_of(options.base)
     if isinstance(recipe, Gated):
         held_out = held_out_set(corpus, examples_of(options, options.held_out, "write"), marks)
@@ -64,6 +61,16 @@ def train(options: argparse.Namespace) -> int:
         print(f"Stopped at step {trainer.step}; --resume goes on.", file=sys.stderr)
         return 130
     return 0
+
+
+def _refuse_what_is_not_taken(recipe: Kinds, options: argparse.Namespace) -> None:
+    """Options that this kind of recipe would pass over in silence."""
+    not_taken = [] if isinstance(recipe, Gated) else ["start", "written", "held_out"]
+    if isinstance(recipe, Diffusion) and recipe.data == "files":
+        not_taken.append("examples")
+    given = [f"--{name.replace('_', '-')}" for name in not_taken if getattr(options, name)]
+    if given:
+        raise DiffcoderError("bad_recipe", f"{options.recipe} has no use for {given[0]}: leave it out.")
 
 
 def export(options: argparse.Namespace) -> None:

@@ -52,7 +52,7 @@ class Task(Protocol):
 
     parameters: dict[str, nn.Parameter]
     base_sha256: str
-    """Of the base that low-rank weights belong to; empty where every weight is trained."""
+    """Of the base that is trained, or that low-rank weights belong to."""
 
     def loss(self, rng: np.random.Generator, step: int, number: int) -> Loss:
         """The loss of one sequence, drawn with `rng`; `number` counts the sequences of the whole run."""
@@ -244,8 +244,18 @@ class Trainer:
             return
         line = {"time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())} | line
         self.report(line)
-        with (self.run / "log.jsonl").open("a", encoding="utf-8") as log:
-            log.write(json.dumps(line) + "\n")
+        path = self.run / "log.jsonl"
+        try:
+            with path.open("a", encoding="utf-8") as log:
+                log.write(json.dumps(line) + "\n")
+        except OSError as error:
+            if self.world.size == 1 and self.step != (self.saved or 0):
+                self.save()
+            raise DiffcoderError(
+                "disk",
+                f"{path} could not be written ({error.strerror}); make room, and --resume goes on from step"
+                f" {self.saved or 0}.",
+            ) from error
 
     def evaluate(self) -> None:
         """Measure the averaged weights, log the numbers, and export the weights."""
@@ -296,7 +306,8 @@ class Trainer:
                 for name in held
                 if name.startswith("weight.")
             }
-            same_base = facts.get("base_sha256", self.task.base_sha256) == self.task.base_sha256
+            # Empty: an older run's in which every weight is trained.
+            same_base = (facts.get("base_sha256") or self.task.base_sha256) == self.task.base_sha256
             if not same_base or shapes != {n: tuple(value.shape) for n, value in self.parameters.items()}:
                 raise DiffcoderError(
                     "other_run",
@@ -308,6 +319,22 @@ class Trainer:
             self.optimiser.restore(held, file.get_tensor)
         self.step, self.rows, self.cpu_s = int(facts["step"]), int(facts["rows"]), float(facts["cpu_s"])
         self.saved = self.step
+        self._forget_lost_steps()
+
+    def _forget_lost_steps(self) -> None:
+        """Take the steps that a kill undid out of the log: they come again."""
+        path = self.run / "log.jsonl"
+        if not self.world.leads or not path.is_file():
+            return
+        lines = path.read_bytes().splitlines(keepends=True)
+        write_atomically(path, b"".join(line for line in lines if self._stands(line)))
+
+    def _stands(self, line: bytes) -> bool:
+        try:
+            entry = msgspec.json.decode(line, type=dict[str, Any])
+        except ValueError:  # torn by a kill
+            return False
+        return all(entry.get(name, 0) <= self.step for name in ("step", "evaluation", "resumed"))
 
     def _note_changes(self) -> None:
         """Log the fields of the recipe that are others than before the stop."""
@@ -323,14 +350,14 @@ class Trainer:
 def averages(run: Path, base_sha256: str) -> tuple[dict[str, Tensor], dict[str, object]]:
     """The averaged weights of a run's last checkpoint by name, and the step and rows it stands at.
 
-    `base_sha256`: of the base that they must belong to, empty where every weight was trained.
+    `base_sha256`: of the base that they must belong to.
     """
     path = run / "checkpoint.safetensors"
     if not path.is_file():
         raise DiffcoderError("no_checkpoint", f"{run} holds no checkpoint: train first.")
     with reading(path, AGAIN), safe_open(path, "pt") as file:
         facts = file.metadata()
-        if facts.get("base_sha256", base_sha256) != base_sha256:
+        if (facts.get("base_sha256") or base_sha256) != base_sha256:
             raise DiffcoderError("other_run", f"{run} was trained on another base: name it with --base.")
         names = [name for name in file.keys() if name.startswith("average.")]  # noqa: SIM118
         weights = {name.removeprefix("average."): file.get_tensor(name) for name in names}

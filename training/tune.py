@@ -11,6 +11,7 @@ import argparse
 import gc
 import hashlib
 import json
+import os
 import shlex
 import shutil
 import sys
@@ -32,7 +33,7 @@ from model.profiles import Profile
 from model.schema import DiffcoderError
 from model.tokens import load_tokenizer, special_ids
 from training import layouts, report, yardstick
-from training.arguments import amount, count
+from training.arguments import amount, count, threads
 from training.corpus import Corpus
 from training.edits import profile_of
 from training.examples import Examples
@@ -41,7 +42,7 @@ from training.gated import checkpoint_sha256
 from training.live import Live
 from training.measurement import Measurement
 from training.recipe import Team, load
-from training.repository import prepare
+from training.repository import name_of, prepare
 from training.team import TeamTask
 from training.trainer import Trainer
 from training.yardstick import Outcome
@@ -55,6 +56,12 @@ class _Verdict(msgspec.Struct):
     """What putting an adapter to use asks of result.json."""
 
     better: bool
+
+
+class _Begun(msgspec.Struct):
+    """tune.json: a run folder's mark, and the options that it was begun with and that shape its outcome."""
+
+    options: list[str]
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("--off", action="store_true", help="take the adapter away from the engine")
     made.add_argument("--run", type=Path, metavar="FOLDER", help="of the run (default: in the cache)")
     made.add_argument("--recipe", default="team", help="name or .toml file (%(default)s)")
-    made.add_argument("--threads", type=count, help="processor threads (default: all)")
+    made.add_argument("--threads", type=threads, help="processor threads (default: all)")
     return made
 
 
@@ -142,18 +149,19 @@ class Tuning:
         if not isinstance(recipe, Team):
             raise DiffcoderError("bad_recipe", f"{options.recipe} tunes no repository: name a team recipe.")
         self.recipe = recipe
-        identity = hashlib.sha256(f"{self.repository}\0{options.model}".encode()).hexdigest()[:8]
+        identity = hashlib.sha256(os.fsencode(f"{self.repository}\0{options.model}")).hexdigest()[:8]
         default = store.cache_folder() / "tune" / f"{self.repository.name}-{identity}"
         self.folder: Path = options.run or default
         self.adapter, self.result = self.folder / "adapter.safetensors", self.folder / "result.json"
+        self.checkpoint, self.mark = self.folder / "checkpoint.safetensors", self.folder / "tune.json"
         self.goes_on: bool = options.resume or options.finish
-        if self.goes_on and (self.folder / "checkpoint.safetensors").is_file():
-            self.recipe = read_json(self.folder / "recipe.json", Team, _ANEW)
+        if self.goes_on and self.checkpoint.is_file():
+            self.recipe = self._gone_on_with(recipe)
         self.live = Live()
 
     @property
     def has_begun(self) -> bool:
-        return (self.folder / "corpus" / "corpus.json").is_file()
+        return self.mark.is_file() and (self.folder / "corpus" / "corpus.json").is_file()
 
     @property
     def is_finished(self) -> bool:
@@ -163,7 +171,16 @@ class Tuning:
     def kept(self) -> str:
         """What to say at a stop."""
         names = ("model", "run", "recipe", "minutes", "gaps", "threads")
-        return f"What was done is kept; go on with: {self._command('--resume', *names)}"
+        how = "--finish" if self.options.finish else "--resume"
+        return f"What was done is kept; go on with: {self._command(how, *names)}"
+
+    def _gone_on_with(self, named: Team) -> Team:
+        """The run's own recipe, or one that is named now (for a lower rate, say) in the run's number of steps."""
+        own = read_json(self.folder / "recipe.json", Team, _ANEW)
+        if self.options.recipe == "team":
+            return own
+        schedule = {name: getattr(own, name) for name in ("steps", "decay_steps", "lr_warmup")}
+        return msgspec.structs.replace(named, **schedule)
 
     def _command(self, what: str, *names: str) -> str:
         """What to type about this run, with those of the options that are not the defaults."""
@@ -178,6 +195,11 @@ class Tuning:
                 "no_run",
                 f"{self.folder} holds no run to go on with: name its --run, or begin one without {flag}.",
             )
+        if self.options.finish and not self.checkpoint.is_file():
+            raise DiffcoderError(
+                "nothing_learnt",
+                f"The run in {self.folder} has learnt nothing to measure yet: --resume goes on.",
+            )
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         try:
             alone = FileLock(f"{self.folder}.lock").acquire(blocking=False)
@@ -190,13 +212,13 @@ class Tuning:
 
     def _run(self) -> int:
         options, say = self.options, self.live.say
-        if not self.goes_on and (self.folder / "checkpoint.safetensors").exists():
+        if not self.goes_on and self.checkpoint.exists():
             raise DiffcoderError(
                 "run_exists",
                 f"{self.folder} holds a run of this repository: go on with --resume, or name another --run.",
             )
         if not self.goes_on:
-            self._clear()
+            self._begin()
         if options.use and not options.dry_run:
             say(f"There is no finished run in {self.folder} to use: first the repository is learnt.")
         corpus = self._prepare()
@@ -220,16 +242,17 @@ class Tuning:
             say(f"To use it: {self._command('--use', 'model', 'run', 'recipe')}")
         return 0
 
-    def _clear(self) -> None:
-        """Take away what an earlier call prepared and never trained on, and nothing else."""
-        if not self.folder.exists() or not any(self.folder.iterdir()):
-            return
-        if not any((self.folder / name).is_dir() for name in ("corpus", "edits")):
+    def _begin(self) -> None:
+        """Mark the folder as a run's. What an earlier call prepared and never trained on goes; nobody else's files do."""
+        if self.folder.is_dir() and any(self.folder.iterdir()) and not self.mark.is_file():
             raise DiffcoderError("run_exists", f"{self.folder} holds something else: name another --run.")
         for name in ("corpus", "edits"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("before.jsonl", "after.jsonl", "trained.json"):
+        for name in ("before.jsonl", "after.jsonl", "log.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
+        self.folder.mkdir(exist_ok=True)
+        shaping = _given(self.options, "model", "minutes", "gaps", "recipe")
+        write_atomically(self.mark, msgspec.json.encode(_Begun(shaping)))
 
     # --- stages
 
@@ -319,7 +342,9 @@ class Tuning:
         tokens = task.tokens()
         noisy = recipe.noisy_rows if task.model.drafts is not None else 0
         step_s = row_s * (tokens / len(task.windows) + noisy) * recipe.sequences * 1.05
-        left = self.options.minutes * 60 * 0.97 - (time.monotonic() - self.started) - measuring_s
+        to_measure = 2 if self.options.dry_run else 1  # a real run has the base's numbers by now
+        spent_s = time.monotonic() - self.started + to_measure * measuring_s
+        left = self.options.minutes * 60 * 0.97 - spent_s
         steps_an_epoch = len(task.windows) / recipe.sequences / (1 - (recipe.edits if task.edits else 0.0))
         most = recipe.epochs * steps_an_epoch
         steps = max(1, int(min(most, left / step_s)))
@@ -330,7 +355,10 @@ class Tuning:
         done = self.folder / "trained.json"
         if done.is_file():
             return False
-        resume = (self.folder / "checkpoint.safetensors").is_file()
+        resume = self.checkpoint.is_file()
+        if not self.options.finish:  # what an earlier --finish measured is of fewer steps
+            for path in (self.folder / "after.jsonl", self.result):
+                path.unlink(missing_ok=True)
         task = self._task(corpus)
         if resume:
             recipe = task.recipe
@@ -355,9 +383,9 @@ class Tuning:
             except DiffcoderError as error:
                 if error.code != "not_finite":
                     raise
-                way = "(A new run: --recipe FILE --run FOLDER; --finish measures what was saved.)"
+                way = "(A lower lr is a recipe's: --recipe FILE; --finish measures what was saved.)"
                 raise DiffcoderError(error.code, f"{error.message} {way}") from error
-        if not trainer.stopping:
+        if trainer.step == recipe.steps and not trainer.stopping:
             write_atomically(done, json.dumps({"step": trainer.step}).encode())
         return trainer.stopping
 
@@ -367,9 +395,9 @@ class Tuning:
         better = difference["bits_high"] < 0 and (
             difference["gained"] >= difference["lost"] or difference["p_exact"] > 0.05
         )
-        given = _given(self.options, "model", "minutes", "gaps", "recipe")  # what shapes the outcome
+        begun = read_json(self.mark, _Begun, _ANEW)
         result = {
-            "repository": self.repository.name,
+            "repository": name_of(self.repository),
             "model": self.options.model,
             "better": better,
             "before": yardstick.table(before),
@@ -379,7 +407,7 @@ class Tuning:
             "recipe": read_json(self.folder / "recipe.json", dict[str, Any], _ANEW),
             "adapter_bytes": self.adapter.stat().st_size,
             "threads": torch.get_num_threads(),
-            "command": shlex.join(["diffcoder", "tune", self.repository.name, *given]),
+            "command": shlex.join(["diffcoder", "tune", name_of(self.repository), *begun.options]),
         }
         write_atomically(self.result, json.dumps(result, indent=1).encode())
         page = report.page(result, before, after, report.log_lines(self.folder / "log.jsonl"))

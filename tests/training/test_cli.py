@@ -90,11 +90,10 @@ def test_what_is_missing_or_does_not_fit_is_said_in_a_sentence(
         (["train", recipe, "--run", str(made / "run"), *sets(made)], "base", "--resume"),
         (["train", recipe, "--run", str(tmp_path / "r"), "--resume", *sets(made)], "base", "no checkpoint"),
         (["train", recipe, "--run", str(tmp_path / "r"), "--start", str(tmp_path / "none")], "base", "none"),
-        (
-            ["train", str(made / "pretrain.toml"), "--examples", str(tmp_path / "none")],
-            "base",
-            "no sequences",
-        ),
+        (["train", recipe, "--run", short, "--examples", str(tmp_path / "none")], "base", "no sequences"),
+        (["train", str(made / "pretrain.toml"), "--examples", short], "base", "no use for --examples"),
+        (["train", str(made / "pretrain.toml"), "--written", short], "base", "no use for --written"),
+        (["train", str(made / "pretrain.toml"), "--start", adapter], "base", "no use for --start"),
         (["train", recipe, "--run", str(tmp_path / "r")], str(tmp_path / "gpt"), "gpt2"),
         (["train", recipe, "--run", str(tmp_path / "r")], str(tmp_path / "none"), "none"),
         (["export", "--run", str(tmp_path / "none")], "base", "no checkpoint"),
@@ -126,6 +125,18 @@ def test_counts_are_whole_and_positive(words: list[str], capsys: pytest.CaptureF
     with pytest.raises(SystemExit):
         cli.main(words)
     assert "no whole number of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "words",
+    [["commits", "a", "b", "--most", "99999999999999999999"], ["gated", "--threads", "99999999999"]],
+)
+def test_counts_that_nothing_can_be_made_of_are_refused(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(words)
+    assert f"{words[-1]} is more than" in capsys.readouterr().err
 
 
 def test_common_options_may_stand_anywhere(made: Path, tmp_path: Path) -> None:

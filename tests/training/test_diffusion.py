@@ -1,12 +1,14 @@
 """Block diffusion of all weights: gradients against a per-block reference, what it learns, what it exports."""
 
 import json
+import shutil
 
 import msgspec
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 
 from model.adapters import read_team_adapter
 from model.checkpoints import open_checkpoint
@@ -14,7 +16,7 @@ from model.schema import DiffcoderError
 from training import diffusion
 from training.attention import MaskedAttention
 from training.corpus import Corpus
-from training.diffusion import DiffusionTask
+from training.diffusion import DiffusionTask, export_checkpoint
 from training.examples import Examples, store
 from training.layouts import Sequence
 from training.network import network
@@ -186,6 +188,23 @@ def test_an_exported_model_opens_with_the_weights_of_the_run(tiny_base, corpus, 
     assert opened.config == task.config
     assert torch.equal(opened.tensor("layers.1.k.weight"), trainer.average["layers.1.qkv.weight"][64:96])
     assert torch.equal(opened.tensor("layers.0.up.weight"), trainer.average["layers.0.gate_up.weight"][128:])
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_a_run_goes_on_with_its_own_base_and_is_exported_with_it_alone(tiny_base, corpus, tmp_path, rank):
+    recipe, run, other = (
+        msgspec.structs.replace(RECIPE, steps=2, rank=rank),
+        tmp_path / "run",
+        tmp_path / "other",
+    )
+    Trainer(recipe, DiffusionTask(recipe, tiny_base, corpus), run).train(minutes=60)
+    shutil.copytree(tiny_base, other)
+    weights = load_file(other / "model.safetensors")
+    save_file({name: value + 0.01 for name, value in weights.items()}, other / "model.safetensors")
+    with pytest.raises(DiffcoderError, match="another recipe or base"):
+        Trainer(recipe, DiffusionTask(recipe, other, corpus), run, resume=True)
+    with pytest.raises(DiffcoderError, match="another base: name it with --base"):
+        export_checkpoint(recipe, other, run)
 
 
 def test_context_and_block_must_fit(tiny_base, corpus):

@@ -270,6 +270,11 @@ def test_an_adapter_to_start_from_is_for_this_base_and_recipe(tiny_base, corpus,
         'kind = "gated"\nlr = nan\n',
         'kind = "team"\nlength = 1\n',
         'kind = "team"\nnoisy_rows = 2\n',
+        'kind = "team"\nedits = 1.0\n',
+        'kind = "team"\nseed = 99999999999999999999\n',
+        'kind = "gated"\nrank = 1000000000000\n',
+        'kind = "diffusion"\nsequences = 100000000000000000000\n',
+        'kind = "diffusion"\nobjective = "ar"\ncontext = 1\nblock = 1\n',
         'kind = "gated"\ngenerated = 0.6\nedits = 0.5\n',
         'kind = "team"\nlr = -1.0\n',
         'kind = "diffusion"\nblock = 0\n',
@@ -317,6 +322,26 @@ def test_a_full_disk_keeps_the_last_good_file(tmp_path):
     with pytest.raises(DiffcoderError, match="last good one is kept"):
         write_atomically(path, b"new")
     assert path.read_bytes() == b"good"
+
+
+def test_a_log_that_cannot_be_written_costs_no_step(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "log.jsonl").symlink_to("/dev/full")
+    with pytest.raises(DiffcoderError, match=r"log\.jsonl could not be written.*goes on from step 5"):
+        trainer(tiny_base, corpus, run).train(minutes=60)
+    assert checkpoint(run)[1]["step"] == "5"
+
+
+def test_steps_that_a_kill_undid_are_logged_once(tiny_base, corpus, tmp_path):
+    run = tmp_path / "run"
+    trainer(tiny_base, corpus, run).train(minutes=0)  # a step
+    with (run / "log.jsonl").open("a") as log:
+        log.write('{"step": 2, "loss": 1.0}\n{"step": 3, "loss": 1.0}\n{"evaluation": 3}\n{"step": 4, "lo')
+    trainer(tiny_base, corpus, run, resume=True).train(minutes=60)
+    lines = [json.loads(line) for line in (run / "log.jsonl").open()]
+    assert [line.get("step", line.get("evaluation")) for line in lines] == [1, 5]
+    assert not any(line.get("loss") == 1.0 for line in lines)
 
 
 def test_recipes_load_and_unknown_fields_are_errors(tmp_path):

@@ -288,14 +288,83 @@ def test_a_run_without_a_terminal_says_what_it_knows(
     assert capsys.readouterr().out == "step 1 of 5: loss 2.5, 80.0 rows/s\n"
 
 
+@pytest.mark.parametrize("name", ["notes.txt", "corpus/novel.txt", "edits/chapter.txt"])
 def test_a_folder_that_is_no_run_is_left_alone(
-    repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    name: str, repository: Path, base: Path, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "notes.txt").write_text("keep")
-    assert run(repository, base, recipe, "--run", str(tmp_path / "mine")) == 1
+    (tmp_path / "mine" / name).parent.mkdir(parents=True)
+    (tmp_path / "mine" / name).write_text("keep")
+    assert run(repository, base, recipe, "--run", str(tmp_path / "mine"), "--dry-run") == 1
     assert "something else" in capsys.readouterr().err
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+    found = [path for path in (tmp_path / "mine").rglob("*") if path.is_file()]
+    assert [path.relative_to(tmp_path / "mine").as_posix() for path in found] == [name]
+
+
+def stopped_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
+    """Ctrl-C behind this step."""
+    original = Trainer._step
+
+    def stopping(trainer: Trainer, tally: object) -> None:
+        original(trainer, tally)  # type: ignore[arg-type]
+        trainer.stopping = trainer.step == step
+
+    monkeypatch.setattr(Trainer, "_step", stopping)
+
+
+@pytest.mark.usefixtures("five_steps")
+def test_what_is_learnt_so_far_is_measured_and_then_learning_goes_on(
+    repository: Path,
+    base: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    folder, where = tmp_path / "run", ("--run", str(tmp_path / "run"))
+    assert run(repository, base, recipe, *where, "--dry-run") == 0
+    assert run(repository, base, recipe, *where, "--finish") == 1
+    assert "has learnt nothing to measure yet" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 2)
+        assert run(repository, base, recipe, *where) == 130
+    command = ["--gaps", "99", *where]  # asks what the run asked for before
+    assert run(repository, base, recipe, *command, "--finish") == 0
+    early = json.loads((folder / "result.json").read_text())
+    assert "--gaps 8" in early["command"]
+    assert early["command"].endswith(str(recipe))
+    assert run(repository, base, recipe, *where, "--resume") == 0
+    result = json.loads((folder / "result.json").read_text())
+    assert json.loads((folder / "trained.json").read_text()) == {"step": 5}
+    assert result["before"] == early["before"]
+    assert result["difference"]["bits"] < early["difference"]["bits"]
+    assert tune.main([str(repository), "--model", str(base), *where, "--resume"]) == 0
+    assert json.loads((folder / "result.json").read_text())["command"] == result["command"]
+
+
+@pytest.mark.usefixtures("five_steps")
+def test_a_run_goes_on_with_a_recipe_that_is_named_in_its_own_number_of_steps(
+    repository: Path, base: Path, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, lower = tmp_path / "run", tmp_path / "lower.toml"
+    with monkeypatch.context() as patch:
+        stopped_at(patch, 2)
+        assert run(repository, base, recipe, "--run", str(folder)) == 130
+    lower.write_text(recipe.read_text().replace("lr = 2e-2", "lr = 1e-3"))
+    assert run(repository, base, lower, "--run", str(folder), "--resume") == 0
+    (changed,) = [line for line in report.log_lines(folder / "log.jsonl") if "changed" in line]
+    assert changed["changed"] == {"lr": [2e-2, 1e-3]}
+    assert json.loads((folder / "recipe.json").read_text())["steps"] == 5
+
+
+def test_a_repository_whose_name_is_not_text_is_learnt(base: Path, recipe: Path, tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"caf\xe9")
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip("names are text on this file system")
+    for n in range(6):
+        (folder / f"part{n}.py").write_text(source(n))
+    assert run(folder, base, recipe, "--run", str(tmp_path / "run"), "--dry-run") == 0
 
 
 def test_two_at_once_do_not_share_a_folder(
