@@ -25,7 +25,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "installing the tools for development"
-	@$(INSTALL) -e '.[dev,train,eval]'
+	@$(INSTALL) -e '.[dev,train]'
 	@touch $@
 
 $(VENV)/.installed-bench: $(VENV)/.installed

@@ -40,10 +40,6 @@ PROGRAMS = {
 }
 """Commands with a parser of their own: the module whose `main(arguments)` they are, and what they are for."""
 
-EXTRAS = {"demo": "eval", "train": "train", "tune": "train", "eval": "eval"}
-"""What to install for them."""
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
@@ -97,7 +93,7 @@ def _program(name: str, *arguments: str) -> int:
 
         raise DiffcoderError(
             "not_installed",
-            f"`diffcoder {name}` needs the package {error.name}: install `diffcoder[{EXTRAS[name]}]` with pip.",
+            f"`diffcoder {name}` needs the package {error.name}: install diffcoder again with pip.",
         ) from None
     return int(run(list(arguments)))
 

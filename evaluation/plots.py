@@ -7,8 +7,6 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from model.schema import DiffcoderError
-
 
 class Bar(NamedTuple):
     """A share (0..1) with its interval, in a group (task) under a label (run). `theirs`: a published figure."""
@@ -22,12 +20,8 @@ class Bar(NamedTuple):
 
 
 def figure(width: float = 8.0, height: float = 4.0) -> tuple[Any, Any]:
-    try:
-        import matplotlib
-    except ImportError:
-        raise DiffcoderError(
-            "missing_library", "The report needs matplotlib: install diffcoder with its eval extra."
-        ) from None
+    import matplotlib
+
     matplotlib.use("svg")
     from matplotlib import pyplot
 

@@ -15,7 +15,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from model.schema import DiffcoderError
 from training.yardstick import LEAST_FILES, Outcome
 
 SMOOTHED = 20  # steps of a running mean
@@ -182,12 +181,8 @@ def smoothed(values: Sequence[float]) -> list[float]:
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
     """matplotlib's figure and axes."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise DiffcoderError(
-            "missing_library", "The report needs matplotlib: install diffcoder with its train extra."
-        ) from None
+    import matplotlib
+
     matplotlib.use("svg")
     from matplotlib import pyplot
 
