@@ -48,6 +48,8 @@ from training.trainer import Trainer
 from training.yardstick import Outcome
 
 _TRIAL_GAPS, _TRIAL_SEQUENCES = 3, 2
+_MOST_GAPS, _LEAST_GAPS = 160, 16  # to measure with, where nobody says how many
+_MEASURING = 1 / 3  # of the time, at most
 _LITTLE = 0.3  # of the repository
 _ANEW = "begin anew with another --run"  # what to do about a damaged file
 
@@ -113,7 +115,11 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("repository", type=Path, nargs="?", help="folder of source code, with or without git")
     made.add_argument("--model", default="default", metavar="NAME", help="what to tune (%(default)s)")
     made.add_argument("--minutes", type=amount, default=60.0, help="that all of it may take (%(default)g)")
-    made.add_argument("--gaps", type=count, default=160, help="held-out gaps to measure with (%(default)s)")
+    made.add_argument(
+        "--gaps",
+        type=count,
+        help=f"held-out gaps to measure with (default: those of a third of the time, at most {_MOST_GAPS})",
+    )
     made.add_argument("--resume", action="store_true", help="go on where this repository's run stopped")
     made.add_argument("--finish", action="store_true", help="--resume, but measure what is learnt so far")
     made.add_argument("--dry-run", action="store_true", help="say what would be done and how long it takes")
@@ -157,6 +163,7 @@ class Tuning:
         self.goes_on: bool = options.resume or options.finish
         if self.goes_on and self.checkpoint.is_file():
             self.recipe = self._gone_on_with(recipe)
+        self.gaps: int = options.gaps or _MOST_GAPS
         self.live = Live()
 
     @property
@@ -285,6 +292,10 @@ class Tuning:
         found = yardstick.gaps(files, self._measurement("before").gaps)
         if not found:
             raise DiffcoderError("empty_corpus", "No held-out file has a line to measure with: add files.")
+        if self.options.gaps is None and not (self.folder / "before.jsonl").is_file():
+            fit = self.options.minutes * 60 * _MEASURING / 2 / self._seconds_a_gap(found[:_TRIAL_GAPS])
+            self.gaps = min(_MOST_GAPS, max(_LEAST_GAPS, int(fit)))
+            found = found[: self.gaps]
         return found
 
     def _task(self, corpus: Corpus) -> TeamTask:
@@ -309,7 +320,7 @@ class Tuning:
         return yardstick.Filler.load(self.options.model, threads=torch.get_num_threads(), team=team)
 
     def _measurement(self, when: str) -> Measurement:
-        return Measurement(self.folder / f"{when}.jsonl", self.options.gaps)
+        return Measurement(self.folder / f"{when}.jsonl", self.gaps)
 
     def _measured(self, when: str, gaps: list[yardstick.Gap]) -> tuple[list[Outcome], float]:
         """Outcomes of the base ("before") or of the tuned one ("after"), and the seconds they took; what an earlier call
@@ -459,7 +470,7 @@ class Tuning:
 
 def _given(options: argparse.Namespace, *names: str) -> list[str]:
     """Those of a command line's options that are not the defaults."""
-    defaults = {"model": "default", "minutes": 60.0, "gaps": 160, "recipe": "team"}
+    defaults = {"model": "default", "minutes": 60.0, "recipe": "team"}
     return [
         text
         for name in names

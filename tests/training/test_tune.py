@@ -279,6 +279,28 @@ def test_what_keeps_training_short_is_named(
     assert way in said
 
 
+@pytest.mark.usefixtures("five_steps")
+@pytest.mark.parametrize(("seconds", "number"), [(30.0, 20), (1e9, 16)])
+def test_measuring_takes_a_third_of_the_time_where_nobody_says_how_many_gaps(
+    seconds: float,
+    number: int,
+    repository: Path,
+    base: Path,
+    recipe: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tune.Tuning, "_seconds_a_gap", lambda *_: seconds)
+    words = [str(repository), "--model", str(base), "--recipe", str(recipe), "--run", str(tmp_path / "run")]
+    assert tune.main(words) == 0
+    assert f"held out with {number} gaps" in capsys.readouterr().out.replace("\n", " ")
+    assert len(outcomes(tmp_path / "run", "before")) == number
+    (tmp_path / "run" / "after.jsonl").unlink()
+    assert tune.main([*words, "--resume"]) == 0  # asks what it asked before
+    assert len(outcomes(tmp_path / "run", "after")) == number
+
+
 def test_a_run_without_a_terminal_says_what_it_knows(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
