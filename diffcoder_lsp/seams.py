@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass
 
 from diffcoder_lsp.gaps import Gap
+from diffcoder_lsp.lines import with_line_ends
 from diffcoder_lsp.scan import blanked, open_at, unmatched
 
 _NAMES = """
@@ -52,12 +53,12 @@ class _Seam:
 def _around(gap: Gap) -> tuple[str, str, str, tuple[str, ...]]:
     """The head, the tail and the levels of a gap's seams, and first what opened the string or comment in which the head
     begins."""
-    before = gap.opened + gap.prefix
+    before = gap.opened + with_line_ends(gap.prefix, "\n")
     begin = start = len(gap.opened)
     code = blanked(before, gap.language)
     for match in (_DEFINITION if gap.language == "python" else _TOP).finditer(code, begin):
         begin = match.start()
-    suffix = blanked(gap.suffix, gap.language)
+    suffix = blanked(with_line_ends(gap.suffix, "\n"), gap.language)
     line = suffix.find("\n") + 1
     found = _TOP.search(suffix, line) if line else None
     tail = suffix[: found.start()] if found else suffix

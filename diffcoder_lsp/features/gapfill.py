@@ -26,7 +26,7 @@ GAP_TOKENS = 256
 def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, int]]:
     """The offsets of the gaps that are meant, in order, none overlapping another."""
     if arguments.ranges is not None:
-        found = sorted(document.span(range) for range in arguments.ranges)
+        found = sorted(_text_of_lines(document, *document.span(range)) for range in arguments.ranges)
         if any(a[1] > b[0] for a, b in itertools.pairwise(found)):
             raise DiffcoderError("bad_request", "The ranges overlap: give ranges that do not.")
     else:
@@ -39,9 +39,11 @@ def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, in
         while (at := document.text.find(MARKER, at, high)) >= 0:
             found.append((at, at + len(MARKER)))
             at += len(MARKER)
-        found = sorted([*found, *stubs(document, first, last)])
+        # A marker says more exactly what is missing than the stub that it stands in.
+        whole = [(a, b) for a, b in stubs(document, first, last) if not any(a <= at < b for at, _ in found)]
+        found = sorted([*found, *whole])
         if not found and arguments.range is not None and low < high:
-            found = [(low, high)]
+            found = [_text_of_lines(document, low, high)]
     if not found:
         raise DiffcoderError(
             "no_gap", f"There is no gap: write {MARKER} where something is missing, or select it."
@@ -51,6 +53,15 @@ def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, in
             "too_many", f"There are {len(found)} gaps and at most {MOST_GAPS} go together: select some."
         )
     return found
+
+
+def _text_of_lines(document: Document, start: int, end: int) -> tuple[int, int]:
+    """The offsets of a range; one of whole lines ends where the next line begins, and keeps its last line end."""
+    text = document.text
+    for line_end in ("\r\n", "\n", "\r"):
+        if text.endswith(line_end, start, end):
+            return start, end - len(line_end)
+    return start, end
 
 
 async def changes(

@@ -67,6 +67,14 @@ def _indent(line: str) -> int:
     return len(line) - len(line.lstrip())
 
 
+def _says_nothing(text: str) -> bool:
+    """Whether lines of Python are a docstring, with comments below it, or comments alone."""
+    quotes = text[:3]
+    if quotes in ('"""', "'''"):
+        text = text[3:].partition(quotes)[2]
+    return all(line.lstrip().startswith("#") for line in text.splitlines() if line.strip())
+
+
 def _is_whole_body(document: Document, start: int, end: int) -> bool:
     """Whether lines `start` up to `end` are all that a function does, a docstring or comments above them aside."""
     lines, indent = document.lines, _indent(document.lines[start])
@@ -78,12 +86,7 @@ def _is_whole_body(document: Document, start: int, end: int) -> bool:
         return False
     head, between = lines[header].strip(), "".join(lines[header + 1 : start]).strip()
     if document.language == "python":
-        docstring = (
-            not between
-            or (between[:3] in ('"""', "'''") and between.endswith(between[:3]))
-            or between[0] == "#"
-        )
-        return bool(_PYTHON_HEADER.fullmatch(head)) and docstring and _indent(following) < indent
+        return bool(_PYTHON_HEADER.fullmatch(head)) and _says_nothing(between) and _indent(following) < indent
     return (
         head.endswith("{")
         and "(" in head + lines[max(0, header - 1)]

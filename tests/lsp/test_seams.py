@@ -53,6 +53,8 @@ def gap(before, after="", language="python"):
 )
 def test_what_is_kept(before, text, after, result):
     assert kept_in_step(text, gap(before, after)) == result
+    windows = gap(before.replace("\n", "\r\n"), after.replace("\n", "\r\n"))
+    assert kept_in_step(text, windows) == result
 
 
 @pytest.mark.parametrize(

@@ -35,6 +35,10 @@ def found(text: str, name: str = "a.py") -> list[str]:
         ("def f():\n    x = 1\n    pass\n", []),
         ("def f():\n    pass\n    x = 1\n", []),
         ("def f():\r\n    pass\r\n", ["pass"]),
+        ("def f():\n    # guard\n    if not x:\n        return\n    # TODO: log it\n", []),
+        ('def f():\n    """Doc."""\n    s = """a\n    b"""\n    pass\n', []),
+        ('def f():\n    """Doc."""\n    # why\n    pass\n', ["pass"]),
+        ("def f():\n    # one\n\n    # two\n    pass\n", ["pass"]),
     ],
 )
 def test_python(text, expected):
@@ -59,6 +63,15 @@ def test_braces(name, text, expected):
     assert found(text, name) == expected
 
 
+@pytest.mark.parametrize(
+    "text",
+    ['def f():\n    raise NotImplementedError("‹?›")\n', "def f():\n    # TODO open ‹?› and read it\n"],
+)
+def test_a_marker_within_a_stub_is_the_gap_that_is_meant(text):
+    document = Document.of("file:///a.py", text)
+    assert [text[a:b] for a, b in gaps(document, FillGapsArguments("file:///a.py"))] == ["‹?›"]
+
+
 def test_gaps_of_a_document_of_a_selection_and_of_ranges():
     text = "a = ‹?›\ndef f():\n    pass\nb = ‹?›\n"
     document = Document.of("file:///a.py", text)
@@ -75,6 +88,8 @@ def test_gaps_of_a_document_of_a_selection_and_of_ranges():
         "",
         "b",
     ]
+    whole_lines = [Range(Position(0, 0), Position(1, 0)), Range(Position(3, 0), Position(4, 0))]
+    assert of(ranges=whole_lines) == ["a = ‹?›", "b = ‹?›"]  # their line ends stay
     overlap = [Range(Position(0, 0), Position(0, 3)), Range(Position(0, 1), Position(0, 2))]
     with pytest.raises(DiffcoderError, match="overlap"):
         of(ranges=overlap)
