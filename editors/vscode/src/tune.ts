@@ -236,9 +236,11 @@ for (const id of ['start', 'resume', 'finish', 'stop', 'use', 'off', 'anew'])
 const show = (id, on) => $(id).toggleAttribute('hidden', !on); // an SVG element has no property for it
 const set = (id, text) => { if ($(id).textContent !== text) $(id).textContent = text; };
 addEventListener('message', ({ data }) => {
-  show('start', !data.running && !data.begun); show('resume', !data.running && data.begun && !data.result);
+  const unfinished = !data.result || data.losses.length < data.steps; // what was learnt so far may have been measured
+  show('start', !data.running && !data.begun); show('resume', !data.running && data.begun && unfinished);
   show('finish', !data.running && data.learning && !data.result); show('stop', data.running);
-  for (const id of ['use', 'off', 'anew']) show(id, !data.running && data.result);
+  show('use', !data.running && data.result?.better); // the command takes no other
+  for (const id of ['off', 'anew']) show(id, !data.running && data.result);
   set('said', data.said); set('failed', data.failed);
   const losses = data.losses, n = losses.length;
   show('plot', n > 1);
