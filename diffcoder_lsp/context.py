@@ -15,9 +15,9 @@ from pathlib import Path, PurePath
 
 from diffcoder_lsp.documents import Document
 from diffcoder_lsp.lines import content
+from model import ignoring, secrets
 from model.schema import Snippet
 
-IGNORE_FILES = (".gitignore", ".ignore", ".diffcoderignore")
 CHARS_A_TOKEN = 3.2
 _SECRET_FILE = re.compile(
     r"\.env(\..*)?|.*\.env|.*\.(pem|key|p12|pfx|jks|keystore|kdbx|asc|gpg|ppk|tfvars|tfstate)|id_(rsa|dsa|ecdsa|ed25519)"
@@ -27,21 +27,20 @@ _SECRET_FILE = re.compile(
 )
 _SECRET_FOLDERS = frozenset({".ssh", ".gnupg", ".aws", ".azure", ".kube", ".password-store"})
 _SECRET_VALUE = re.compile(
-    r"""
-    (?P<known>
-        \bAKIA[0-9A-Z]{16}\b | \bASIA[0-9A-Z]{16}\b
-      | \bgh[pousr]_[A-Za-z0-9]{30,} | \bgithub_pat_[A-Za-z0-9_]{40,} | \bglpat-[A-Za-z0-9_-]{20,}
-      | \bsk-[A-Za-z0-9_-]{20,} | \bxox[abprs]-[A-Za-z0-9-]{10,} | \bAIza[A-Za-z0-9_-]{35}
-      | \bhf_[A-Za-z0-9]{30,} | \bnpm_[A-Za-z0-9]{30,} | \bpypi-[A-Za-z0-9_-]{40,}
-      | \beyJ[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}\.[A-Za-z0-9_-]{10,}
-    )
-  | (?<=://) [^\s/:@'"]* : (?P<url>[^\s/@'"]{3,}) (?=@)
-  | (?i:password|passwd|secret|token|api[_-]?key|access[_-]?key|private[_-]?key|credential)s?
-    [\w-]* ["']? \s* (?:=|:|=>)\s* ["'] (?P<named>[^"'\s]{8,}) ["']
-  | ^ (?P<block>[A-Za-z0-9+/=]{60,}) \s* $
-    """,
-    re.VERBOSE | re.MULTILINE,
+    rf"(?P<known>{secrets.KNOWN})"
+    r"|(?<=://)[^\s/:@'\"]*:(?P<url>[^\s/@'\"]{3,})(?=@)"
+    rf"|(?i:{secrets.NAMES}{secrets.DECLARED})(?:"
+    r"\s*+(?:=>?|:=?)\s*+b?['\"](?P<named>[^'\"\s]{8,})['\"]"
+    # What a call is given or what is compared may well be a word or a path; a word has no digit.
+    r"|\s*+(?:[({,]|===?)\s*+['\"](?!\.{0,2}/)(?=[^'\"\s\d]*\d)(?P<given>[^'\"\s]{8,})['\"]"
+    rf"|=(?=[^=;&'\"\s\d]*\d)(?P<field>{secrets.FIELD}))"
+    r"|^(?P<block>[A-Za-z0-9+/=]{60,})\s*$",
+    re.MULTILINE,
 )
+_PRIVATE_KEY = re.compile(secrets.PRIVATE_KEY)
+_KEY_TEXT = re.compile(r"[A-Za-z0-9+/=]{10,}")  # no word of a key's first and last line is as long
+_NEAR = 2000  # characters of a line on each side of a cursor: some are longer than a key's time allows to search twice
+_QUOTE_OR_BLANK = re.compile(r"['\"\s]")
 _DECLARES = re.compile(
     r"\s*(?:export\s+|pub(?:\([^)]*\))?\s+|public\s+|private\s+|protected\s+|static\s+|async\s+|abstract\s+|final\s+|default\s+)*"
     r"(?:def|class|fn|func|fun|function|interface|struct|enum|trait|impl|type|protocol|module|const|object|record)\b.*"
@@ -55,23 +54,57 @@ class Secrets:
         self._placeholders: dict[str, str] = {}
 
     def hide(self, text: str) -> str:
-        """`text` with each such value replaced by a name; the same value always gets the same one."""
+        """`text` with each such value replaced by a name; the same value always gets the same one. Lines stay lines."""
+        if "PRIVATE KEY" in text:  # the whole text's, for a key may have blank lines in it
+            text = _PRIVATE_KEY.sub(lambda key: _KEY_TEXT.sub(lambda part: self._name(part[0]), key[0]), text)
         # By paragraphs: all but one stay the same from key to key, and searching all takes longer than a key may.
-        return "\n\n".join(
+        blank = "\r\n\r\n" if "\r" in text and "\r\n\r\n" in text else "\n\n"
+        return blank.join(
             _SECRET_VALUE.sub(self._hidden, part) if _holds_secret(part) else part
-            for part in text.split("\n\n")
+            for part in text.split(blank)
         )
 
+    def hide_around(self, prefix: str, suffix: str) -> tuple[str, str]:
+        """`hide` for the text on each side of a cursor. Of a value that the cursor stands in, either side's part gets a
+        name of its own, so that an answer between them can be revealed."""
+        before, after = _parts_at(prefix, suffix)
+        prefix = self.hide(prefix[: len(prefix) - len(before)]) + (before and self._name(before))
+        return prefix, (after and self._name(after)) + self.hide(suffix[len(after) :])
+
     def reveal(self, text: str) -> str:
-        for value, name in self._placeholders.items():
+        for value, name in reversed(self._placeholders.items()):  # the first one's name begins the tenth's
             text = text.replace(name, value)
         return text
 
+    def _name(self, value: str) -> str:
+        return self._placeholders.setdefault(value, f"HIDDEN_SECRET_{len(self._placeholders) + 1}")
+
     def _hidden(self, match: re.Match[str]) -> str:
-        group = next(name for name, value in match.groupdict().items() if value is not None)
-        value, (start, end) = match[group], match.span(group)
-        name = self._placeholders.setdefault(value, f"HIDDEN_SECRET_{len(self._placeholders) + 1}")
-        return match.string[match.start() : start] + name + match.string[end : match.end()]
+        group = _group(match)
+        start, end = match.span(group)
+        return (
+            match.string[match.start() : start] + self._name(match[group]) + match.string[end : match.end()]
+        )
+
+
+def _group(match: re.Match[str]) -> str:
+    """Which kind of value a match of `_SECRET_VALUE` is."""
+    return next(name for name, value in match.groupdict().items() if value is not None)
+
+
+def _parts_at(prefix: str, suffix: str) -> tuple[str, str]:
+    """What the sides of a cursor hold of the secret-looking value on its line that it stands in or touches. One whose
+    quote has not been closed yet counts as one: a password is hidden while it is typed."""
+    before = prefix[max(prefix.rfind("\n"), prefix.rfind("\r")) + 1 :][-_NEAR:]
+    after = suffix[:_NEAR].partition("\n")[0].partition("\r")[0]
+    closed = before + _QUOTE_OR_BLANK.split(after, 1)[0].rstrip(",;)]}") + '"'
+    at = len(before)
+    for line, kinds in ((before + after, _SECRET_VALUE.groupindex), (closed, ("named", "given"))):
+        for match in _SECRET_VALUE.finditer(line):
+            start, end = match.span(_group(match))
+            if start <= at <= end and _group(match) in kinds:
+                return line[start:at], line[at:end]
+    return "", ""
 
 
 @functools.lru_cache(maxsize=8192)
@@ -93,30 +126,19 @@ class Ignored:
 
     def __init__(self, folders: Iterable[str | Path] = ()):
         self._folders = [Path(os.path.abspath(folder)) for folder in folders]
-        self._specs: dict[Path, tuple[int, object]] = {}
+        self._rules: dict[Path, tuple[list[tuple[int, int] | None], ignoring.Rules]] = {}
         self._roots: dict[Path, Path | None] = {}
 
     def __contains__(self, path: str) -> bool:
         return is_secret(path) or self._by_rule(Path(os.path.abspath(path)))
 
     def _by_rule(self, path: Path) -> bool:
-        """The deepest ignore file that says anything decides; a folder that is ignored takes all below it along."""
         root = self._root(path.parent)
         if root is None:
             return False
-        parts = path.relative_to(root).parts
-        for depth in range(1, len(parts) + 1):
-            verdict = None
-            target = "/".join(parts[:depth]) + ("/" if depth < len(parts) else "")
-            for start in range(depth):
-                folder = root.joinpath(*parts[:start])
-                relative = "/".join(parts[start:depth]) + ("/" if target.endswith("/") else "")
-                for name in IGNORE_FILES:
-                    found = self._verdict(folder / name, relative)
-                    verdict = found if found is not None else verdict
-            if verdict:
-                return True
-        return False
+        rules = functools.cache(self._rules_of)  # what changes meanwhile is seen the next time
+        inside = [path, *path.parents][: len(path.relative_to(root).parts)]
+        return any(ignoring.ignored(each, each != path, root, rules) for each in reversed(inside))
 
     def _root(self, folder: Path) -> Path | None:
         """Where rules for the files of a folder begin; None where it is in no workspace and no repository."""
@@ -127,24 +149,22 @@ class Ignored:
             self._roots[folder] = known[-1] if known else None
         return self._roots[folder]
 
-    def _verdict(self, file: Path, relative: str) -> bool | None:
-        try:
-            changed = file.stat().st_mtime_ns
-        except OSError:
-            return None
-        import pathspec
+    def _rules_of(self, folder: Path) -> ignoring.Rules:
+        files = ignoring.files(folder)
+        seen = [_version(file) for file in files]
+        known = self._rules.get(folder)
+        if known is None or known[0] != seen:
+            known = self._rules[folder] = (seen, ignoring.read(files))
+        return known[1]
 
-        known = self._specs.get(file)
-        if known is None or known[0] != changed:
-            try:
-                lines = file.read_text("utf-8", "replace").splitlines()
-                spec = pathspec.GitIgnoreSpec.from_lines(lines)
-            except (OSError, ValueError):
-                return None
-            known = self._specs[file] = (changed, spec)
-        found = known[1]
-        assert isinstance(found, pathspec.GitIgnoreSpec)
-        return found.check_file(relative).include
+
+def _version(file: Path) -> tuple[int, int] | None:
+    """What is another one when a file has changed; None where there is none."""
+    try:
+        found = file.stat()
+    except (OSError, ValueError):
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def outline(document: Document, chars: int) -> str:

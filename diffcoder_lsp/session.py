@@ -107,9 +107,10 @@ class Session:
     def request(self, document: Document, gap: Gap, limits: Limits) -> tuple[FillRequest, Secrets]:
         """What to send for a gap of a document, its secrets hidden, and how to put them back."""
         secrets = Secrets()
+        prefix, suffix = secrets.hide_around(gap.prefix, gap.suffix)
         request = FillRequest(
-            prefix=with_line_ends(secrets.hide(gap.prefix), "\n"),
-            suffix=with_line_ends(secrets.hide(gap.suffix), "\n"),
+            prefix=with_line_ends(prefix, "\n"),
+            suffix=with_line_ends(suffix, "\n"),
             language=document.language,
             path=document.path.rpartition("/")[2],
             snippets=self.snippets(document),

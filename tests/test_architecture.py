@@ -28,7 +28,7 @@ OURS = ("diffcoder_lsp", "model", "training", "evaluation", "benchmarks")
 # Which of our modules a folder may import besides its own.
 MAY_IMPORT: dict[str, tuple[str, ...]] = {
     "model": (),
-    "diffcoder_lsp": ("model.schema", "model.store", "model.registry"),
+    "diffcoder_lsp": ("model.schema", "model.store", "model.registry", "model.ignoring", "model.secrets"),
     "training": ("model",),
     "evaluation": ("model",),
     "benchmarks": OURS,

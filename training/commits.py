@@ -19,6 +19,8 @@ from training.corpus import BENCHMARK, LANGUAGES, unlearnable
 from training.edits import Edit
 from training.scrubbing import scrub
 
+NO_HISTORY = "it has no git history"
+_NO_REPOSITORY = "not a git repository (or any"  # where one is named that is broken, a `:` follows
 MOST_COMMITS = 4000  # that are looked at, newest first
 MOST_FILES, MOST_HUNKS, MOST_LINES = 3, 4, 40
 _GONE = "generated, binary or gone"
@@ -39,12 +41,31 @@ class _Hunk:
     new: tuple[str, ...]
 
 
-def is_repository(folder: Path) -> bool:
-    """Whether git keeps a history of this folder (one with commits)."""
+def obstacle(folder: Path) -> str | None:
+    """Why no history can be read here, in git's words where it refuses; NO_HISTORY where there is none, or no commit.
+    None where there is one."""
     try:
-        return _git(folder, "rev-parse", "--verify", "-q", "HEAD").returncode == 0
-    except FileNotFoundError:  # no git on this machine
-        return False
+        asked = _git(folder, "rev-parse", "--verify", "-q", "HEAD")
+    except OSError as error:
+        return f"git cannot be run ({error.strerror}): install it"
+    if asked.returncode == 0:
+        return None
+    said = asked.stderr.decode("utf-8", "replace").partition("\n")[0].removeprefix("fatal: ")
+    if not said or said.startswith(_NO_REPOSITORY):
+        return NO_HISTORY
+    return f"git refuses ({said}); `git log` there says more"
+
+
+def require_history(repository: Path) -> None:
+    """Refuse a folder whose history cannot be read, with the reason.
+
+    Raises DiffcoderError: "no_folder", "no_history".
+    """
+    if not repository.is_dir():
+        raise DiffcoderError("no_folder", f"{repository} is no folder: name a repository.")
+    reason = obstacle(repository)
+    if reason is not None:
+        raise DiffcoderError("no_history", f"No edits can be read from {repository}: {reason}.")
 
 
 def edits(
@@ -56,8 +77,7 @@ def edits(
 ) -> Iterator[Edit]:
     """Edits in files whose path `keep` accepts, newest first. `contaminated` says whether a text stands in a benchmark.
     `left_out` counts commits and hunks by reason."""
-    if not is_repository(repository):
-        raise DiffcoderError("no_history", f"{repository} has no git history to read edits from.")
+    require_history(repository)
     seen: set[tuple[str, ...]] = set()
     log = _git(
         repository,
@@ -81,7 +101,7 @@ def edits(
         stdout=subprocess.PIPE,
         env=_environment(),
     ) as blobs:
-        prefix = _git(repository, "rev-parse", "--show-prefix").stdout.decode().strip()
+        prefix = _git(repository, "rev-parse", "--show-prefix").stdout.removesuffix(b"\n")
         for entry in _ENTRY.split(log.stdout.decode("utf-8", "replace"))[1:]:
             head, _, diff = entry.partition("\n")
             commit, author, subject = head.split("\0", 2)
@@ -97,7 +117,7 @@ def edits(
                 if not keep(path):
                     left_out["file: held out or not learnt from"] += len(hunks)
                     continue
-                before = _blob(blobs, f"{commit}^:{prefix}{path}")
+                before = _blob(blobs, f"{commit}^:".encode() + prefix + path.encode())
                 if before is None:
                     left_out[f"hunk: {_GONE}"] += len(hunks)
                     continue
@@ -197,8 +217,23 @@ _COMMAND = (
 )
 
 
+# What has git read another repository than the one that is named, where we run below git, as in a hook: the namespace
+# and those of `git rev-parse --local-env-vars`, but for the settings, one of which may be the user's safe.directory.
+_ANOTHER = re.compile(
+    r"GIT_(ALTERNATE_OBJECT_DIRECTORIES|COMMON_DIR|CONFIG|DIR|GRAFT_FILE|IMPLICIT_WORK_TREE|INDEX_FILE"
+    r"|INTERNAL_SUPER_PREFIX|NAMESPACE|NO_REPLACE_OBJECTS|OBJECT_DIRECTORY|PREFIX|REPLACE_REF_BASE|SHALLOW_FILE"
+    r"|WORK_TREE)"
+)
+_OURS = {
+    "GIT_NO_LAZY_FETCH": "1",
+    "GIT_TERMINAL_PROMPT": "0",
+    "GIT_OPTIONAL_LOCKS": "0",
+    "LC_ALL": "C",  # what git says is compared, and shown beside our own words
+}
+
+
 def _environment() -> dict[str, str]:
-    return os.environ | {"GIT_NO_LAZY_FETCH": "1", "GIT_TERMINAL_PROMPT": "0", "GIT_OPTIONAL_LOCKS": "0"}
+    return {name: value for name, value in os.environ.items() if not _ANOTHER.fullmatch(name)} | _OURS
 
 
 def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
@@ -211,10 +246,13 @@ def _git(folder: Path, *arguments: str) -> subprocess.CompletedProcess[bytes]:
     )
 
 
-def _blob(blobs: subprocess.Popen[bytes], name: str) -> str | None:
+def _blob(blobs: subprocess.Popen[bytes], name: bytes) -> str | None:
+    """A file's text; `name` in bytes, for a folder's need be no UTF-8."""
     assert blobs.stdin is not None
     assert blobs.stdout is not None
-    blobs.stdin.write(name.encode() + b"\n")
+    if b"\n" in name:  # that would be two questions
+        return None
+    blobs.stdin.write(name + b"\n")
     blobs.stdin.flush()
     head = blobs.stdout.readline().split()
     if len(head) < 3 or head[1] != b"blob":

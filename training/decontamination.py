@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,14 @@ def ngrams(text: str) -> Iterator[int]:
 def sets(folder: Path | None) -> list[Path]:
     """The files of the benchmark sets in `folder`, or in the folder that DIFFCODER_EVALS names."""
     place = folder or (Path(os.environ[SETS]) if os.environ.get(SETS) else None)
-    found = [] if place is None else [path for path in place.rglob("*") if path.name.endswith(_ENDINGS)]
+    paths = [] if place is None else place.rglob("*")
+    found = [path for path in paths if path.name.endswith(_ENDINGS) and path.is_file()]
     if not found:
         where = f"in {place}" if place is not None else f"here: {SETS} is not set"
         raise DiffcoderError(
-            "no_benchmarks", f"There are no benchmark sets {where}; name their folder with --benchmarks."
+            "no_benchmarks",
+            f"There are no benchmark sets {where}; set {SETS} to their folder, or name it to `diffcoder train` with"
+            " --benchmarks.",
         )
     return sorted(found)
 
@@ -49,14 +53,15 @@ def benchmark_ngrams(files: list[Path]) -> frozenset[int]:
     """The 13-grams of every string of the sets."""
     grams: set[int] = set()
     for file in files:
-        data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
         try:
-            for row in map(json.loads, data.splitlines() if ".jsonl" in file.name else [data]):
+            data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+            lines = [line for line in data.splitlines() if line.strip()] if ".jsonl" in file.name else [data]
+            for row in map(json.loads, lines):
                 for text in _strings(row):
                     grams.update(ngrams(text))
-        except ValueError as error:
+        except (EOFError, OSError, ValueError, zlib.error) as error:
             raise DiffcoderError(
-                "bad_benchmarks", f"{file} is not JSON ({error}): fetch it again."
+                "bad_benchmarks", f"{file} cannot be read ({error}): fetch it again."
             ) from error
     return frozenset(grams)
 

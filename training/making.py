@@ -127,6 +127,7 @@ def decontaminate(options: argparse.Namespace) -> None:
 
 
 def mine_commits(options: argparse.Namespace) -> None:
+    commits.require_history(options.repository)
     contaminated = partial(shares, benchmark_ngrams(sets(options.benchmarks)))
     checkpoint = open_checkpoint(options.base)
     tokenizer = load_tokenizer(checkpoint)

@@ -54,7 +54,10 @@ def prepare(
         )
     held = _held_out(documents)
     learnt = [document for document in documents if document.path not in held]
-    edits = _edits(repository, learnt, contaminated, left_out, seed)
+    unread = _unread(repository)
+    if unread not in (None, commits.NO_HISTORY):  # there may be one, and nobody would miss its edits
+        left_out[f"history: {unread}"] += 1
+    edits = _edits(repository, learnt, contaminated, left_out, seed, history=unread is None)
     examples = list(sequences(edits, profile, tokenizer))
     if examples:
         store(folder / "edits", examples)
@@ -62,6 +65,7 @@ def prepare(
         "repository": name_of(repository),
         "model": model,
         "benchmarks": checked,
+        "history": "read" if unread is None else f"not read: {unread}",
         "edits": dict(Counter(edit.origin.split()[0] for edit in edits)) | {"that fit": len(examples)},
     }
     write(
@@ -74,17 +78,25 @@ def prepare(
     )
 
 
+def _unread(repository: Path) -> str | None:
+    """Why its history is not read, without the machine's path to it; None where it is."""
+    reason = commits.obstacle(repository)
+    return None if reason is None else reason.replace(f"{repository.parent}{os.sep}", "")
+
+
 def _edits(
     repository: Path,
     documents: list[Document],
     contaminated: Callable[[str], bool],
     left_out: Counter[str],
     seed: int,
+    *,
+    history: bool,
 ) -> list[Edit]:
     """From the history of these files, and made out of them."""
     found: list[Edit] = []
     paths = {document.path for document in documents}
-    if commits.is_repository(repository):
+    if history:
         for edit in commits.edits(repository, paths.__contains__, contaminated, left_out):
             found.append(edit)
             if len(found) == MOST_EDITS:

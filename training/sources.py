@@ -3,18 +3,19 @@
 Four kinds are told apart by what they carry: npm packages (package.json), installed Python distributions
 (*.dist-info), unpacked Debian packages (usr/share/doc/*/copyright) and source trees with licence files. A
 package whose licence is not found or not permissive is left out, and so is a tree one of whose licence files
-names other terms: whether both hold or either, no rule can tell. Reads text only; runs nothing.
+names other terms: whether both hold or either, no rule can tell. Within a package, folders and files that say of
+themselves that their licence is not permissive are left out. Reads text only; runs nothing.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
-
-from training.corpus import Source
 
 _PERMISSIVE = re.compile(
     r"(?i)^\(?(0BSD|Apache(-2(\.0)?| 2(\.0)?| Software License.*| License.*)?|BSD(-[234]-Clause| License)?"
@@ -33,6 +34,20 @@ _OTHER_TERMS = re.compile(
     r"|Commons\s+Clause|Business\s+Source\s+License|Server\s+Side\s+Public\s+License|Elastic\s+License|Non-?Commercial"
     r"|Eclipse\s+Public\s+License|Common\s+Development\s+and\s+Distribution\s+License"
 )
+_ID = r"(?:\([ \t]*)?[\w.+-]+(?:[ \t]*\))?"
+_SPDX = re.compile(rf"(?i)SPDX-License-Identifier:[ \t]*({_ID}(?:[ \t]+(?:AND|OR|WITH)[ \t]+{_ID})*)")
+_FIRST_LINES = 30  # of a file, where its licence stands
+
+
+@dataclass(frozen=True)
+class Source:
+    """A folder of code under one licence. `name` goes into the record in place of the machine's path. One of many
+    (`many`) is a package: it may be held out as a whole, and parts of it may say that they have another licence."""
+
+    name: str
+    folder: Path
+    licence: str
+    many: bool = False
 
 
 def permissive(expression: str) -> bool:
@@ -42,6 +57,31 @@ def permissive(expression: str) -> bool:
         any(_PERMISSIVE.match(choice.strip()) for choice in re.split(r"(?i)\s+or\s+|/", part.strip("()")))
         for part in parts
     )
+
+
+def other_terms(source: Source) -> Callable[[Path], str | None]:
+    """Why files in a folder of a source may not be learnt from: the folder or one above it, below the source's own, holds
+    licence files that are not permissive. Never of a team's own code."""
+
+    @functools.cache
+    def reason(folder: Path) -> str | None:
+        if not source.many or folder == source.folder:
+            return None
+        files = _licence_files(folder)
+        if files and not permissive(_licence_of(files)):
+            return "in a folder whose own licence is not permissive"
+        return reason(folder.parent)
+
+    return reason
+
+
+def names_other_terms(source: Source, text: str) -> str | None:
+    """Why a file may not be learnt from: its first lines name a licence that is not permissive. Never of a team's own."""
+    if source.many:
+        named = _SPDX.findall("\n".join(text.split("\n", _FIRST_LINES)[:_FIRST_LINES]))
+        if not all(map(permissive, named)):
+            return "names a licence of its own that is not permissive"
+    return None
 
 
 def discover(folder: Path, refused: dict[str, str]) -> Iterator[Source]:
@@ -82,11 +122,18 @@ def _licence_files(folder: Path) -> list[Path]:
 
 def _licence_of(files: list[Path]) -> str:
     """What licence files say together, as an expression; other terms than permissive ones by their first words."""
-    texts = [path.read_text("utf-8", "replace") for path in files]
+    texts = [_text(path) for path in files]
     if other := next(filter(None, map(_OTHER_TERMS.search, texts)), None):
         return " ".join(other[0].split())
     found = [[name for name, text in _LICENCE_TEXTS.items() if re.search(text, one)] for one in texts]
     return " and ".join(sorted({names[0] for names in found if names}))
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8", "replace")
+    except OSError:
+        return ""
 
 
 def _npm_licence(path: Path) -> str:

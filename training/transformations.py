@@ -95,7 +95,10 @@ def _renamed(
     for node in ast.walk(tree):
         if isinstance(node, ast.Name) and node.id == name:
             node.id = new
-    if ast.dump(tree) != ast.dump(found):  # a string, an attribute or a keyword was caught too
+    try:
+        if ast.dump(tree) != ast.dump(found):  # a string, an attribute or a keyword was caught too
+            return None
+    except RecursionError:  # a sum of a thousand terms is as deep a tree
         return None
     return old, f"Rename the variable `{name}` to `{new}`.", changed, "renaming"
 
@@ -156,5 +159,5 @@ def _parsed(source: str) -> ast.Module | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a user's odd escapes are none of ours
             return ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):
+    except (SyntaxError, ValueError, RecursionError, MemoryError):  # or nested deeper than it reads
         return None

@@ -232,6 +232,8 @@ class Tuning:
         gaps = self._gaps(corpus)
         say(self._described(corpus, len(gaps)))
         say(f"Benchmarks: {corpus.facts['benchmarks']}")
+        if "not read" in (history := corpus.facts.get("history", "")):
+            say(f"History: {history}")
         if options.dry_run:
             plan = self._plan(corpus, self._seconds_a_gap(gaps[:_TRIAL_GAPS]) * len(gaps), self._task(corpus))
             say(self._planned(plan))

@@ -32,11 +32,12 @@ class Complete:
     def answer(self, params: CompletionParams) -> Coroutine[Any, Any, CompletionList]:
         document = self._session.documents.get(params.text_document.uri)
         asked = InlineCompletionParams(params.text_document, params.position, InlineCompletionContext(2))
-        return self._listed(document, self._inline.answer(asked))
+        return self._listed(params.text_document.uri, document, self._inline.answer(asked))
 
-    async def _listed(self, document: Document | None, found: Any) -> CompletionList:
+    async def _listed(self, uri: str, document: Document | None, found: Any) -> CompletionList:
         if inspect.iscoroutine(found):
             found = await found
+            document = self._session.documents.get(uri)  # its places are those of the text as it is now
         if document is None or found is None:
             return CompletionList(True, [])
         items = []

@@ -12,7 +12,7 @@ from diffcoder_lsp.applying import Change
 from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document
 from diffcoder_lsp.edits import replace_lines
-from diffcoder_lsp.lines import content
+from diffcoder_lsp.lines import content, newline_near
 from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Noted, Range, Token
 from diffcoder_lsp.scan import visible
 from diffcoder_lsp.session import Session
@@ -67,7 +67,15 @@ def actions(
             EditArguments(document.uri, params.range, offer),
         )
         for offer in offers
+        if len(offer) <= MAX_INSTRUCTION  # a longer one would only be refused
     ]
+
+
+def _ended(document: Document, line: int) -> str:
+    """The line end that a line is lent for an edit: one where it is the empty one behind a text's last line end, which
+    is no line to the engine."""
+    last = line == len(document.lines) - 1 and not document.lines[line]
+    return newline_near(document.text, "") if last and document.text else ""
 
 
 def noted(document: Document, raw: Sequence[dict[str, Any]]) -> list[tuple[int, str]]:
@@ -96,13 +104,14 @@ async def changes(
             f"The instruction has {len(instruction):,} characters: use at most {MAX_INSTRUCTION:,}.",
         )
     first, last = selected_lines(document, arguments.range)
+    lent = _ended(document, last)
     a, b = document.line_start(first), document.line_start(last + 1)
     top = document.line_at(max(0, a - AROUND_CHARS)) if a > AROUND_CHARS else 0
     bottom = document.line_at(min(len(document.text), b + AROUND_CHARS))
     secrets = Secrets()
     before = "".join(document.lines[top : bottom + 1])
     request = EditRequest(
-        before=secrets.hide(before),
+        before=secrets.hide(before) + lent,
         start=first - top + 1,
         end=last - top + 1,
         instruction=secrets.hide(instruction),
@@ -124,5 +133,8 @@ async def changes(
         )
     old = document.text[a:b]
     text = visible(secrets.reveal(answer.replacement), old)
-    new = replace_lines(document.text, first + 1, last + 1, text)
-    return [Change(a, b, new[a : len(new) - (len(document.text) - b)])]
+    new = replace_lines(document.text + lent, first + 1, last + 1, text)
+    written = new[a : len(new) - (len(document.text) - b)]
+    if lent:  # blank lines at the end are none that anybody wrote
+        written = written.rstrip() and written.rstrip() + lent
+    return [Change(a, b, written)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffcoder_lsp.context import Ignored, Secrets, is_secret, outline, snippets
+from diffcoder_lsp.context import Ignored, Secrets, _holds_secret, is_secret, outline, snippets
 from diffcoder_lsp.documents import Document
 
 KEY = "AKIA" + "IOSFODNN7EXAMPLE"
@@ -29,9 +29,67 @@ def test_values_that_look_secret_are_hidden_and_come_back(text):
         assert value not in hidden
 
 
-def test_plain_code_is_left_alone():
-    code = "def f(token):\n    password = read()\n    return token.kind == 'name' and url('http://x/y')\n"
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(token):\n    password = read()\n    return token.kind == 'name' and url('http://x/y')\n",
+        "add_token('<|endoftext|>')\nif token == 'function':\n    read(join(pwd, './data/sfc64-testset-1.csv'))\n",
+        'password=self.passwords[1].value; token=read_token(2);\nx = "a;" + token',
+    ],
+)
+def test_plain_code_is_left_alone(code):
     assert Secrets().hide(code) == code
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'x = 1; password = "‹hunt|er2hunter2›"',
+        "password = '‹hunter2hunter2|›'",
+        "password = '‹|hunter2hunter2›'  # x",
+        "connect(password='‹hunter2hunter2|›, 'user')",
+        'connect("me", password="‹hunter2|hunter3›)',
+        f"key = ‹{KEY[:9]}|{KEY[9:]}›",
+        "url = 'postgres://user:‹s3cr|etpass›@host/db'",
+        "‹" + "a1B2" * 8 + "|" + "c3D4" * 8 + "›",
+    ],
+)
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_a_value_with_the_cursor_in_it_is_hidden_on_both_sides(line, end):
+    above, below = f"token = '{KEY}'{end}", f"{end}x = 1{end}"
+    start, value, rest = line.replace("‹", "›").split("›")
+    parts = value.split("|")
+    secrets = Secrets()
+    prefix, suffix = secrets.hide_around(above + start + parts[0], parts[1] + rest + below)
+    names = [f"HIDDEN_SECRET_{n}" if part else "" for n, part in enumerate(parts, 2 if parts[0] else 1)]
+    assert prefix == f"token = 'HIDDEN_SECRET_1'{end}" + start + names[0]
+    assert suffix == names[1] + rest + below
+    assert secrets.reveal(prefix + "|" + suffix) == above + start + value + rest + below
+
+
+@pytest.mark.parametrize(
+    "line", ["f(token=token_1|, key)", "password = |read('a1b2c3d4')", "x = 'token'|", "|"]
+)
+def test_code_with_the_cursor_in_it_is_left_alone(line):
+    prefix, suffix = line.split("|")
+    assert Secrets().hide_around(prefix, suffix) == (prefix, suffix)
+
+
+def test_many_secrets_come_back_each_in_its_place():
+    text = "".join(f"password_{n} = 'hunter{n:02}hunter'\n" for n in range(1, 13))
+    secrets = Secrets()
+    hidden = secrets.hide(text)
+    assert "HIDDEN_SECRET_12'" in hidden
+    assert secrets.reveal(hidden) == text
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_after_a_key_one_paragraph_is_searched_and_no_more(end):
+    paragraphs = [f"x_{n} = {n}{end}y_{n} = x_{n}" for n in range(200)]
+    _holds_secret.cache_clear()
+    Secrets().hide((end * 2).join(paragraphs))
+    Secrets().hide((end * 2).join([*paragraphs[:100], "x", *paragraphs[101:]]))
+    assert _holds_secret.cache_info().misses == 201
 
 
 @pytest.mark.parametrize(

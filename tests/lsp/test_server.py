@@ -57,6 +57,24 @@ def test_ghost_text_is_served_reused_superseded_and_cancelled(start):
     assert (prompt["prefix"], prompt["suffix"]) == ("f = ", "\n")
 
 
+def test_an_engine_that_the_system_does_not_let_start_is_said_once(tmp_path):
+    blocked = tmp_path / "engine" / "default.err"
+    blocked.mkdir(parents=True)
+    with Client(DIFFCODER_HOME=str(tmp_path)) as client:
+        client.initialize(None, None)
+        client.open(URI, "x = \n")
+        assert client.result(client.inline(URI, 0, 4)) is None
+        client.wait_for(lambda: client.notes("diffcoder/status")[-1]["state"] == "failed")
+        assert client.result(client.inline(URI, 0, 4)) is None
+        status = client.request("diffcoder/status", None)
+        assert (status["state"], status["silent"]) == ("failed", "failed")
+        with pytest.raises(Failed, match=f"{blocked}: Is a directory"):
+            client.result(client.inline(URI, 0, 4, invoked=True))
+        (said,) = client.notes("window/showMessage")
+        assert str(blocked) in said["message"]
+        assert client.notes("$/progress")[-1]["value"]["kind"] == "end"
+
+
 def test_silence_has_a_reason_that_does_not_stick(start, tmp_path):
     (tmp_path / ".gitignore").write_text("ignored.py\n")
     (tmp_path / "diffcoder.toml").write_text("[languages]\nrust = false\n[inline]\nautomatik = 1\n")
@@ -228,6 +246,54 @@ def test_a_completion_list_for_clients_without_ghost_text(start):
         ]
         == []
     )
+
+
+def test_a_completion_list_is_of_the_text_as_it_is_when_it_comes(start):
+    client = start(capabilities={}, inline={"confidence": 0.4, "debounceMs": 500, "maxTokens": 1})
+    ready(client)
+    uri, top = "file:///w/moved.py", {"line": 0, "character": 0}
+    client.open(uri, "x = 1\nvalue = kamp\nlonger_line_here = 1")
+    asked = {"textDocument": {"uri": uri}, "position": {"line": 1, "character": 12}}
+    id = client.ask("textDocument/completion", asked)
+    client.change(uri, 2, {"range": {"start": top, "end": top}, "text": "import os\n"})
+    (item,) = client.result(id)["items"]
+    assert item["textEdit"] == {
+        "range": {"start": {"line": 2, "character": 8}, "end": {"line": 2, "character": 12}},
+        "newText": "kampx0",
+    }
+    id = client.ask("textDocument/completion", asked | {"position": {"line": 2, "character": 11}})
+    client.notify("textDocument/didClose", {"textDocument": {"uri": uri}})
+    assert client.result(id)["items"] == []
+
+
+def test_what_is_asked_for_below_the_last_line_is_written_there(start):
+    client = start()
+
+    def edited(text: str, line: int, instruction: str) -> list[dict]:
+        client.open(URI, text)
+        place = {"line": line, "character": 0}
+        done = client.command(
+            "diffcoder.edit", uri=URI, range={"start": place, "end": place}, instruction=instruction
+        )
+        return client.applied.pop()["edit"]["documentChanges"][0]["edits"] if done["applied"] else []
+
+    for end in ("\n", "\r\n", "\r"):
+        text = f"def f():{end}    return 1{end}{end}"
+        (edit,) = edited(text, 3, "def g():\n    return 2\n\n\u200b")
+        assert edit["range"] == {"start": {"line": 3, "character": 0}, "end": {"line": 3, "character": 0}}
+        assert edit["newText"] == f"def g():{end}    return 2{end}"
+        assert json.loads(client.command("diffcoder.showPrompt"))["before"] == text + end
+    assert edited("", 0, "y")[0]["newText"] == "y"
+    assert edited("x = 1\n", 1, "\u200b") == []  # nothing that shows
+
+
+def test_no_action_is_offered_that_would_be_refused(start):
+    client = start(edit={"instructions": ["Tidy"]})
+    client.open(URI, f"# {'do this ' * 1000}\nx = 1\n")
+    selection = {"start": {"line": 1, "character": 0}, "end": {"line": 1, "character": 3}}
+    params = {"textDocument": {"uri": URI}, "range": selection, "context": {"diagnostics": []}}
+    actions = client.request("textDocument/codeAction", params)
+    assert [action["title"] for action in actions] == ["diffcoder: Tidy"]
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-16", "utf-32"])

@@ -204,8 +204,89 @@ def test_a_shallow_clone_a_detached_head_a_folder_inside_and_a_submodule(
     assert [edit.path for edit in found(outer)[0]] == ["o.py"]
 
 
-def test_a_folder_without_history_is_said_in_a_sentence(tmp_path: Path) -> None:
-    assert not commits.is_repository(tmp_path)
+@pytest.mark.parametrize("name", [b"caf\xe9", b" sub ", b" \xff\t", b"a 'b\" c"])
+def test_a_folder_inside_is_read_whatever_bytes_its_name_has(repository: Path, name: bytes) -> None:
+    inner = repository / os.fsdecode(name)
+    for n in range(1, 4):
+        put(inner, "a.py", module(1).replace("+ 1", f"+ {n}"), f"Change what the part gives back, {n}")
+    assert [(edit.path, "+ 3" in edit.replacement) for edit in found(inner)[0]] == [
+        ("a.py", True),
+        ("a.py", False),
+    ]
+
+
+def test_a_folder_with_a_line_end_in_its_name_is_never_taken_for_two(repository: Path) -> None:
+    inner = repository / "x\nHEAD:sub"
+    put(repository, "sub/a.py", module(2), "Start")
+    for n in range(1, 4):
+        put(inner, "a.py", module(1).replace("+ 1", f"+ {n}"), f"Change what the part gives back, {n}")
+    edits, left_out = found(inner)
+    assert (edits, left_out) == ([], {"hunk: generated, binary or gone": 2})
+
+
+@pytest.mark.parametrize("unborn", [False, True])
+def test_a_folder_without_history_is_said_in_a_sentence(tmp_path: Path, unborn: bool) -> None:
+    if unborn:
+        git(tmp_path, "init", "-q")
+    assert commits.obstacle(tmp_path) == commits.NO_HISTORY
     with pytest.raises(commits.DiffcoderError, match="no git history"):
         found(tmp_path)
-    assert "GIT_DIR" not in os.environ
+
+
+def test_a_folder_that_is_not_there_is_said_in_a_sentence_of_its_own(tmp_path: Path) -> None:
+    with pytest.raises(commits.DiffcoderError, match="none is no folder"):
+        found(tmp_path / "none")
+
+
+@pytest.fixture
+def of_somebody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Repositories seem to git to be another user's, and no settings say that they are safe."""
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")
+    for name in ("GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM"):
+        monkeypatch.setenv(name, os.devnull)
+
+
+def test_why_git_refuses_is_said_in_its_own_words(
+    repository: Path, of_somebody_else: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LANGUAGE", "de")
+    with pytest.raises(commits.DiffcoderError, match="detected dubious ownership") as error:
+        found(repository)
+    assert "\n" not in error.value.message
+    # What the user's environment calls safe is read.
+    for name, value in {"COUNT": "1", "KEY_0": "safe.directory", "VALUE_0": "*"}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    assert commits.obstacle(repository) == commits.NO_HISTORY
+
+
+def test_a_broken_link_to_a_repository_and_a_missing_git_are_no_folder_without_history(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "linked").mkdir()
+    (tmp_path / "linked" / ".git").write_text("gitdir: nowhere\n")
+    assert "not a git repository: " in (commits.obstacle(tmp_path / "linked") or "")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(commits.DiffcoderError, match=r"git cannot be run .*: install it"):
+        found(repository)
+
+
+def test_the_repository_that_is_named_is_read_below_a_hook_of_another(
+    repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(1, 3):
+        put(repository, "a.py", module(1).replace("+ 1", f"+ {n}"), "Change what the part gives back")
+    plain, other = tmp_path / "plain", tmp_path / "other"
+    for folder in (plain, other):
+        folder.mkdir()
+    git(other, "init", "-q")
+    put(other, "o.py", module(7), "Start")
+    names = set(git(other, "rev-parse", "--local-env-vars").split()) - {
+        "GIT_CONFIG_COUNT",
+        "GIT_CONFIG_PARAMETERS",
+    }
+    for name in {*names, "GIT_NAMESPACE"}:
+        monkeypatch.setenv(name, str(other / ".git"))
+    assert [edit.path for edit in found(repository)[0]] == ["a.py"]
+    with pytest.raises(commits.DiffcoderError, match="no git history"):
+        found(plain)
+    assert not any(name in commits._environment() for name in names)

@@ -10,14 +10,15 @@ import pytest
 
 from model.schema import DiffcoderError
 from training import corpus as corpora
-from training.corpus import Corpus, Source, walk
+from training.corpus import Corpus, walk
 from training.decontamination import benchmark_ngrams, ngrams, require_clean, sets
 from training.duplicates import Duplicates
 from training.layouts import ENDS, QWEN, infill, least_learnt, left_to_right
 from training.scrubbing import scrub
-from training.sources import discover, permissive
+from training.sources import Source, discover, permissive
 
 CODE = "def add(first, second):\n    return first + second\n" * 12
+MIT = "Permission is hereby granted, free of charge, to any person"
 
 
 def put(folder, path, text):
@@ -196,7 +197,7 @@ def test_secrets_are_taken_out_and_words_are_not():
         "url = 'https://me:scrubbed@host'\npassword = 'scrubbed'\ntoken = 'please_fill_me_in'\n",
         2,
     )
-    key = "-----BEGIN RSA PRIVATE KEY-----\nMIIE\n-----END RSA PRIVATE KEY-----"
+    key = "-----BEGIN RSA PRIVATE KEY-----\nMIIEowIBAAKCAQEA\n-----END RSA PRIVATE KEY-----"
     assert scrub(f"K = `{key}`\nx = 1\n") == ("K = `scrubbed`\nx = 1\n", 1)
 
 
@@ -280,14 +281,13 @@ def test_packages_are_found_with_the_licence_that_they_name(tmp_path):
     put(tmp_path, "site/one/__init__.py", "")
     put(tmp_path, "trees/tree/LICENSE.txt", "Apache License, Version 2.0")
     put(tmp_path, "trees/secret/LICENSE", "All rights reserved")
-    mit = "Permission is hereby granted, free of charge, to any person"
-    put(tmp_path, "trees/both/LICENSE-MIT", mit)
+    put(tmp_path, "trees/both/LICENSE-MIT", MIT)
     put(tmp_path, "trees/both/LICENSE-APACHE", "Apache License\n   Version 2.0, January 2004")
-    put(tmp_path, "trees/clause/LICENSE", mit + "\n\n“Commons Clause” License Condition v1.0")
+    put(tmp_path, "trees/clause/LICENSE", MIT + "\n\n“Commons Clause” License Condition v1.0")
     put(tmp_path, "trees/copyleft/COPYING", "GNU GENERAL\n PUBLIC LICENSE\n Version 2")
     put(tmp_path, "trees/copyleft/LICENSE.Apache", "Apache License, Version 2.0")
     put(tmp_path, "trees/monorepo/package.json", json.dumps({"private": True}))
-    put(tmp_path, "trees/monorepo/LICENSE", mit)
+    put(tmp_path, "trees/monorepo/LICENSE", MIT)
     refused: dict[str, str] = {}
     found = {(s.name, s.licence) for part in tmp_path.iterdir() for s in discover(part, refused)}
     assert found == {
@@ -306,6 +306,37 @@ def test_packages_are_found_with_the_licence_that_they_name(tmp_path):
         "clause": "Commons Clause",
         "copyleft": "GNU GENERAL PUBLIC LICENSE",
     }
+
+
+@pytest.mark.parametrize("many", [True, False], ids=["a package", "a team's own"])
+def test_parts_of_a_package_under_other_terms_are_left_out(tmp_path, many):
+    put(tmp_path, "LICENSE", MIT)
+    put(tmp_path, "contrib/part/COPYING", "GNU GENERAL PUBLIC LICENSE\n Version 3")
+    put(tmp_path, "ours/LICENSE", "All rights reserved")
+    put(tmp_path, "both/LICENSE.Apache", "Apache License, Version 2.0")
+    put(tmp_path, "both/LICENSE.MIT", MIT)
+    spdx = "SPDX-License-Identifier:"
+    heads = {
+        "a.py": "",
+        "contrib/b.py": f"# {spdx} MIT\n",
+        "both/c.py": f"/* Says little.\n\n{spdx} (MIT OR GPL-2.0-only) AND BSD-3-Clause */\n",
+        "far.py": "#\n" * 30 + f"# {spdx} GPL-3.0\n",
+        "contrib/part/x.py": "",
+        "contrib/part/deep/y.py": f"# {spdx} MIT\n",
+        "ours/z.py": "",
+        "gpl.py": f"# Copyright\n# {spdx} GPL-3.0\n",
+        "two.js": f"/* {spdx} MIT */\n// {spdx} Apache-2.0 and LGPL-2.1-or-later\n",
+    }
+    for number, (name, head) in enumerate(heads.items()):
+        put(tmp_path, name, head + different(number))
+    left_out = Counter()
+    found = {d.path for d in walk([Source("s", tmp_path, "MIT", many)], clean, left_out)}
+    if many:
+        assert found == {"a.py", "contrib/b.py", "both/c.py", "far.py"}
+        assert left_out["in a folder whose own licence is not permissive"] == 3
+        assert left_out["names a licence of its own that is not permissive"] == 2
+    else:
+        assert found == heads.keys()
 
 
 def test_infill_puts_the_suffix_first_and_lets_the_prefix_run_into_the_gap():
