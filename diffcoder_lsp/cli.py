@@ -32,6 +32,8 @@ RULES = ("sequential", "confidence", "entropy_bound", "top_k")
 VERIFY = ("ar", "none")
 """The values of `model.schema.Rule` and `Verify`, which would cost `--help` an import."""
 
+MAX_THREADS = 1024
+
 PROGRAMS = {
     "demo": ("diffcoder_lsp.demo", "fill a gap in a real module and edit another, in a temporary folder"),
     "train": ("training.cli", "make the models: corpus, training, what came of it"),
@@ -40,9 +42,11 @@ PROGRAMS = {
 }
 """Commands with a parser of their own: the module whose `main(arguments)` they are, and what they are for."""
 
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit status."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a poor locale must not end a command
     try:
@@ -62,13 +66,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(error, DiffcoderError):
             return _fail(error.message)
         if isinstance(error, OSError):
-            return _fail(f"The system refused ({error.strerror or error}).")
+            where = f"{error.filename}: " if error.filename is not None else ""
+            return _fail(f"The system refused ({where}{error.strerror or error}).")
         if "DIFFCODER_DEBUG" in os.environ:
             raise
         return _fail(
             f"This is a bug in diffcoder ({type(error).__name__}: {error}): run the command again with "
             "DIFFCODER_DEBUG=1 and report what it prints."
         )
+
+
+def _open_closed_streams() -> None:
+    """Put the null device in the place of each standard stream that our starter had closed; Python has None there.
+
+    In the order of their descriptors, of which the system gives the lowest free one: each gets its own number.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115
 
 
 def _fail(message: str) -> int:
@@ -139,8 +154,8 @@ def _parser() -> argparse.ArgumentParser:
     engine = commands.add_parser("engine", help="start, stop and look at the process that runs the model")
     actions = engine.add_subparsers(title="actions", metavar="ACTION", required=True)
     start = actions.add_parser("start", help="start it unless it runs, and wait until it is ready")
-    start.add_argument("--threads", type=int, metavar="N", help="use N processor threads")
-    start.add_argument("--idle", type=float, metavar="SECONDS", help="end after so long without a request")
+    start.add_argument("--threads", type=_threads, metavar="N", help="use N processor threads")
+    start.add_argument("--idle", type=_idle, metavar="SECONDS", help="end after so long without a request")
     start.set_defaults(run=_engine_start)
     stop = actions.add_parser("stop", help="let it finish what it is doing, then end it")
     stop.set_defaults(run=_engine_stop)
@@ -193,6 +208,24 @@ def _parser() -> argparse.ArgumentParser:
         commands.add_parser(name, help=text)
 
     return parser
+
+
+def _threads(text: str) -> int:
+    """A number of threads that some machine has; the engine would fail on others, and name the model."""
+    if not text.isdecimal() or len(text) > 4 or not 1 <= int(text) <= MAX_THREADS:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from 1 to {MAX_THREADS}")
+    return int(text)
+
+
+def _idle(text: str) -> float:
+    """Seconds above zero, `inf` too: an engine that never ends by itself."""
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:  # nor is nan
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 def _add_max_tokens(parser: argparse.ArgumentParser, default: int) -> None:
@@ -428,14 +461,16 @@ def _doctor(options: argparse.Namespace) -> int:
 
     screen = Screen()
     found = []
-    for check in checks(options.model):
-        found.append(check)
-        if not options.json:
-            screen.check(check.state, check.name, check.detail, check.advice)
-    if options.json:
-        import msgspec
+    try:
+        for check in checks(options.model):
+            found.append(check)
+            if not options.json:
+                screen.check(check.state, check.name, check.detail, check.advice)
+    finally:  # one that fails as none should still leaves those before it
+        if options.json:
+            import msgspec
 
-        print(msgspec.json.encode(found).decode())
+            print(msgspec.json.encode(found).decode())
     return int(any(check.state == "problem" for check in found))
 
 

@@ -16,9 +16,12 @@ from diffcoder_lsp.engine_client import EngineClient
 from diffcoder_lsp.files import read_file, write_file
 from diffcoder_lsp.gaps import gap_between, language_of, line_range, offset_of, pieces_at_markers, position_of
 from diffcoder_lsp.lines import line_end, with_line_ends
-from diffcoder_lsp.stdin_json import costs, fill_answer
+from diffcoder_lsp.stdin_json import check_instruction, costs, fill_answer
 from diffcoder_lsp.terminal import Excerpt, Screen, status
 from model.schema import DiffcoderError, EditRequest, Limits
+
+_NUMBER = r"-?\d{1,99}"
+"""A line or column as people type it; whether the file has it is said once the file is read."""
 
 
 def fill(
@@ -29,8 +32,8 @@ def fill(
     Several gaps are filled from the first to the last, each with the answers before it in place; the file
     is written once, when all are filled. Returns the whole new text.
     """
-    position = re.fullmatch(r"(.+):(\d{1,9}):(\d{1,9})", target, re.DOTALL)
-    if position is None and re.fullmatch(r".+:\d+", target) and not Path(target).exists():
+    position = re.fullmatch(rf"(.+):({_NUMBER}):({_NUMBER})", target, re.DOTALL)
+    if position is None and re.fullmatch(r".+:-?\d+", target, re.DOTALL) and not Path(target).exists():
         raise DiffcoderError("bad_position", f"{target} names no column: give FILE:LINE:COL.")
     source = read_file(position.group(1) if position else target)
     if position:
@@ -79,7 +82,7 @@ def edit(
 
     Returns the whole new text.
     """
-    lines = re.fullmatch(r"(.+):(\d{1,9})(?:-(\d{1,9}))?", target, re.DOTALL)
+    lines = re.fullmatch(rf"(.+):({_NUMBER})(?:-({_NUMBER}))?", target, re.DOTALL)
     if lines is None:
         raise DiffcoderError(
             "bad_position", f"{target} names no lines: give FILE:START-END, for example a.py:3-9."
@@ -87,6 +90,7 @@ def edit(
     source = read_file(lines.group(1))
     start, end = int(lines.group(2)), int(lines.group(3) or lines.group(2))
     before, after = line_range(source.text, start, end)
+    check_instruction(instruction)
     request = EditRequest(
         before=with_line_ends(source.text, "\n"),
         start=start,

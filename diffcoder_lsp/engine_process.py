@@ -134,7 +134,8 @@ def ensure(
     """A ready engine for this model: the one that runs, else a new one. The options are for a new one.
 
     An engine of another protocol version (left over from an upgrade) is replaced; one that is stopping is
-    waited for. Raises DiffcoderError with the engine's own sentence when it cannot start.
+    waited for. Raises DiffcoderError with the engine's own sentence when it cannot start, or with what the
+    system refused.
     """
     began = time.monotonic()
 
@@ -148,6 +149,18 @@ def ensure(
     for option, value in (("--threads", threads), ("--idle-seconds", idle_seconds), ("--tcp", tcp_port)):
         if value is not None:
             command += [option, str(value)]
+    try:
+        return _found_or_started(paths, command, environment(threads), report)
+    except BrokenPipeError:
+        raise  # whoever heard of the progress has gone
+    except OSError as error:
+        raise _refused("started", error) from error
+
+
+def _found_or_started(
+    paths: Files, command: list[str], env: dict[str, str], report: Callable[[str], None]
+) -> Endpoint:
+    """The ready engine of these files; where there is none, `command` starts it."""
     while True:
         endpoint = paths.engine()
         ours = False
@@ -166,7 +179,7 @@ def ensure(
                     if paths.engine() is not None:
                         continue
                 if endpoint is None:
-                    endpoint = _spawn(paths, command, environment(threads), report)
+                    endpoint = _spawn(paths, command, env, report)
                     ours = True
         if _wait_ready(paths, endpoint, report, ours):
             return endpoint
@@ -175,12 +188,17 @@ def ensure(
 def stop(name: str = "default", drain_seconds: float = DRAIN_SECONDS) -> bool:
     """End the engine: it may finish what it accepted for `drain_seconds`. False without one."""
     paths = files(name)
-    with paths.turn():
-        endpoint = paths.engine()
-        if endpoint is None:
-            return False
-        _stop(paths, endpoint, drain_seconds)
-        return True
+    try:
+        with paths.turn():
+            endpoint = paths.engine()
+            if endpoint is None:
+                return False
+            _stop(paths, endpoint, drain_seconds)
+            return True
+    except OSError as error:
+        if paths.engine() is None:
+            return False  # where nobody can take the turn nobody starts one either
+        raise _refused("ended", error) from error
 
 
 def status() -> list[Health]:
@@ -362,6 +380,19 @@ def _failure(paths: Files, pid: int) -> DiffcoderError:
             if line.strip():
                 return DiffcoderError("engine_start", line.strip(), 503)
     return died("while it started")
+
+
+def _refused(what: str, error: OSError) -> DiffcoderError:
+    """The error for what the system refused while the engine was to be `what`, with the path that it was about."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None:  # no place refused: no memory, no more processes, no permission
+        return DiffcoderError("engine_start", f"The engine cannot be {what}: {reason}.", 503)
+    return DiffcoderError(
+        "engine_start",
+        f"The engine cannot be {what}: {error.filename}: {reason}; make room there and check it, or set "
+        "DIFFCODER_HOME to another folder.",
+        503,
+    )
 
 
 def died(when: str) -> DiffcoderError:

@@ -19,6 +19,7 @@ from typing import Literal
 import msgspec
 
 from model import store
+from model.schema import DiffcoderError
 
 Kind = Literal["inline", "edit", "gap"]
 Event = Literal["shown", "accepted", "rejected", "kept", "gone"]
@@ -49,13 +50,19 @@ def path() -> Path:
 
 
 def tallies(days: int | None = None) -> list[Tally]:
-    """The counts of the last `days`, today included, or of all time."""
+    """The counts of the last `days`, today included, or of all time; DiffcoderError where they cannot be read."""
     first = "" if days is None else (datetime.date.today() - datetime.timedelta(days - 1)).isoformat()
     totals: dict[str, Counter[str]] = {kind: Counter() for kind in ("inline", "edit", "gap")}
     try:
         lines = path().read_bytes().splitlines()
     except FileNotFoundError:
         lines = []
+    except OSError as error:
+        raise DiffcoderError(
+            "cannot_read",
+            f"{path()} cannot be read ({error.strerror}): move away what is in its place, or set DIFFCODER_HOME to "
+            "another folder.",
+        ) from None
     for raw in lines:
         try:
             line = msgspec.json.decode(raw, type=_Line)

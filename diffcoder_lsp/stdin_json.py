@@ -83,6 +83,18 @@ def costs(response: FillResponse | EditResponse) -> dict[str, Any]:
     }
 
 
+def check_instruction(text: str) -> None:
+    """Refuse an instruction that editors could not give either, before the engine blames the lines for its length."""
+    # Here, since filling needs none of the server's modules.
+    from diffcoder_lsp.features.edit import MAX_INSTRUCTION
+
+    if len(text) > MAX_INSTRUCTION:
+        raise DiffcoderError(
+            "bad_request",
+            f"The instruction has {len(text):,} characters: use at most {MAX_INSTRUCTION:,}.",
+        )
+
+
 def fill_lines(
     lines: Iterable[bytes],
     write: Callable[[str], None],
@@ -123,6 +135,7 @@ def edit_lines(
 
     def answer(line: EditLine) -> dict[str, Any]:
         line_range(line.before, line.start, line.end)
+        check_instruction(line.instruction)
         request = EditRequest(
             before=with_line_ends(line.before, "\n"),
             start=line.start,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from typing import get_args
 import pytest
 
 from diffcoder_lsp import cli
+from diffcoder_lsp.features.edit import MAX_INSTRUCTION
 from model.schema import EditRequest, FillRequest, Rule, Verify
 
 COMMAND = [str(Path(sys.executable).with_name("diffcoder"))]
@@ -91,11 +93,43 @@ def test_version_and_wrong_usage():
     assert run("fill", "a.py:1:1", "--stdin-json").returncode == 2
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize(
+    ("arguments", "status"),
+    [("--version", 0), ("fill --stdin-json", 0), ("nonsense", 2), ("fill x.py:1:1", 1)],
+)
+def test_a_closed_stream_ends_no_command(tmp_path, arguments, status, closed):
+    # Closing standard error hides what is said there, so the exit status has to tell: a traceback's is 1.
+    command = f"{shlex.quote(COMMAND[0])} {arguments} {closed}"
+    done = subprocess.run(
+        ["sh", "-c", command], stdin=subprocess.DEVNULL, capture_output=True, cwd=tmp_path, check=False
+    )
+    assert done.returncode == status
+    assert b"Traceback" not in done.stderr
+    assert b"bug" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("option", "values"),
+    [("--threads", ["-1", "0", "1.5", "x", "9" * 5000]), ("--idle", ["-1", "0", "nan", "x"])],
+)
+def test_an_engine_is_not_started_with_numbers_that_it_cannot_use(option, values):
+    for value in values:
+        done = run("engine", "start", option, value, DIFFCODER_HOME="/dev/null")
+        assert done.returncode == 2
+        assert f"argument {option}: ".encode() in done.stderr
+    start = cli._parser().parse_args(["engine", "start", "--threads", "2", "--idle", "inf"])
+    assert (start.threads, start.idle) == (2, float("inf"))
+
+
 @pytest.mark.parametrize(
     ("data", "place", "says"),
     [
         (b"x = 1\n", "9:1", "Line 9 is outside the file: give a line from 1 to 2."),
         (b"x = 1\n", "1:9", "Column 9 is outside line 1: give a column from 1 to 6."),
+        (b"x = 1\n", "-1:5", "Line -1 is outside the file: give a line from 1 to 2."),
+        (b"x = 1\n", "99999999999:1", "Line 99999999999 is outside the file: give a line from 1 to 2."),
+        (b"x = 1\n", "1:-5", "Column -5 is outside line 1: give a column from 1 to 6."),
         (b"x = 1\n", "0:0", "Line 0 is outside the file: give a line from 1 to 2."),
         (b"", "2:1", "Line 2 is outside the file: give a line from 1 to 1."),
         (b"\x7fELF\0\0", "1:1", "is a binary file: name a source file."),
@@ -116,10 +150,31 @@ def test_bad_targets_are_one_sentence(tmp_path):
     assert "does not exist" in failure("fill", f"{path}x:1:1")
     assert "is a folder" in failure("fill", f"{tmp_path}:1:1")
     assert "names no column" in failure("fill", f"{path}:1")
+    assert "names no column" in failure("fill", f"{path}:-1")
     assert "‹?›" in failure("fill", str(path))
     assert "names no lines" in failure("edit", str(path), "do it")
     assert "1 ≤ START ≤ END ≤ 1" in failure("edit", f"{path}:1-2", "do it")
-    assert "1 ≤ START ≤ END ≤ 1" in failure("edit", f"{path}:0", "do it")
+    for lines in ("0", "-1", "1-99999999999"):
+        assert "1 ≤ START ≤ END ≤ 1" in failure("edit", f"{path}:{lines}", "do it")
+
+
+def test_an_instruction_that_is_too_long_is_blamed_and_not_the_lines(tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text("x = 1\n")
+    long = "x" * (MAX_INSTRUCTION + 1)
+    assert failure("edit", f"{path}:1", long) == "The instruction has 4,001 characters: use at most 4,000."
+    line = {"id": 1, "before": "a", "start": 1, "end": 1, "instruction": long}
+    (answer,) = answers("edit", "--stdin-json", stdin=json.dumps(line).encode())
+    assert answer == {"id": 1, "error": "The instruction has 4,001 characters: use at most 4,000."}
+
+
+def test_a_line_that_no_engine_can_be_started_for_gets_an_error_and_the_rest_goes_on(tmp_path):
+    blocked = tmp_path / "engine" / "default.err"
+    blocked.mkdir(parents=True)
+    stdin = b'{"id":1,"prefix":"a"}\n{"id":2}\n{"id":3,"prefix":"a"}\n'
+    got = answers("fill", "--stdin-json", stdin=stdin, DIFFCODER_HOME=str(tmp_path))
+    assert [answer["id"] for answer in got] == [1, 2, 3]
+    assert [f"{blocked}: Is a directory" in answer["error"] for answer in got] == [True, False, True]
 
 
 def test_a_model_that_does_not_exist_is_one_sentence(tmp_path):

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from diffcoder_lsp import doctor
+from diffcoder_lsp import cli, doctor
 from diffcoder_lsp.doctor import checks
+from model.schema import DiffcoderError
 
 COMMAND = str(Path(sys.executable).with_name("diffcoder"))
 
@@ -60,6 +61,18 @@ def test_a_model_that_does_not_exist_is_a_problem_like_any_other(tmp_path):
     status, text = report("--model", "nonsense", DIFFCODER_HOME=str(tmp_path))
     assert status == 1
     assert "There is no model 'nonsense'" in text
+
+
+def test_a_check_that_fails_as_none_should_leaves_those_before_it(monkeypatch, capsys):
+    def fail(_):
+        raise DiffcoderError("no_folder", "There is no folder.")
+
+    monkeypatch.setattr(doctor, "_ask_torch", dict)
+    monkeypatch.setattr(doctor, "_torch", fail)
+    assert cli.main(["doctor", "--json"]) == 1
+    said = capsys.readouterr()
+    assert [check["name"] for check in json.loads(said.out)] == ["Python", "packages"]
+    assert said.err == "diffcoder: There is no folder.\n"
 
 
 def test_torch_that_cannot_be_imported_is_a_problem(monkeypatch, tmp_path):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -318,6 +319,39 @@ def test_a_home_that_cannot_be_made_is_named(monkeypatch: pytest.MonkeyPatch, tm
     with pytest.raises(DiffcoderError) as caught:
         engine_process.ensure("default")
     assert "DIFFCODER_HOME" in caught.value.message
+
+
+@pytest.mark.parametrize("ending", ["err", "lock", "starting"])
+def test_a_file_of_the_engine_that_the_system_refuses_is_named(home: Path, ending: str) -> None:
+    blocked = home / "engine" / f"default.{ending}"
+    blocked.mkdir(parents=True)
+    with pytest.raises(DiffcoderError) as caught:
+        engine_process.ensure("default")
+    assert caught.value.code == "engine_start"
+    assert f"The engine cannot be started: {blocked}: Is a directory" in caught.value.message
+    assert "DIFFCODER_HOME" in caught.value.message
+    assert not engine_process.stop("default")
+
+
+def test_a_process_that_the_system_refuses_blames_no_folder(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+
+    with monkeypatch.context() as patched:  # the fixture's own end starts a process
+        patched.setattr(subprocess, "Popen", refuse)
+        with pytest.raises(DiffcoderError) as caught:
+            engine_process.ensure("default")
+    assert caught.value.message == "The engine cannot be started: Resource temporarily unavailable."
+
+
+def test_a_reader_of_the_progress_that_goes_away_is_no_failed_start(home: Path) -> None:
+    def gone(*_: object) -> None:
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        engine_process.ensure("default", on_progress=gone)
 
 
 def test_one_engine_serves_every_client_and_stops_when_told(tiny_home: str) -> None:

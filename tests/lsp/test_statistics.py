@@ -11,6 +11,7 @@ import pytest
 
 from diffcoder_lsp import statistics
 from diffcoder_lsp.statistics import Statistics, Tally, tallies
+from model.schema import DiffcoderError
 from tests.lsp.scripted import URI, ready
 
 
@@ -98,6 +99,17 @@ def test_days_leave_out_what_is_older(cache):
     statistics.path().write_text('{"day":"2020-01-01","kind":"gap","counts":{"shown":7}}\n')
     assert tallies()[2].shown == 7
     assert tallies(1)[2].shown == 0
+
+
+def test_counts_that_cannot_be_read_name_their_path(tmp_path, monkeypatch):
+    file, folder = tmp_path / "file", tmp_path / "folder"
+    file.write_text("")
+    (folder / "statistics.jsonl").mkdir(parents=True)
+    for home in (file, folder):
+        monkeypatch.setenv("DIFFCODER_HOME", str(home))
+        with pytest.raises(DiffcoderError) as caught:
+            tallies()
+        assert caught.value.message.startswith(f"{home / 'statistics.jsonl'} cannot be read (")
 
 
 def test_a_client_that_accepts_ghost_text_is_counted_without_telling(start, scripted_home):
