@@ -81,7 +81,7 @@ def walk(
     for source in sources:
         taken = 0
         licensed_otherwise = other_terms(source)
-        files = [path for path in ignoring.files(source.folder, source.many) if path.suffix in LANGUAGES]
+        files = [path for path in ignoring.files(source.folder) if path.suffix in LANGUAGES]
         # By hash of the path: a fair choice of files that is the same every time.
         for file in sorted(files, key=lambda f: _digest(f.relative_to(source.folder).as_posix())):
             path, text, secrets = file.relative_to(source.folder), "", 0

@@ -13,9 +13,9 @@ from pathlib import Path
 from model import ignoring
 
 
-def files(folder: Path, installed: bool = False) -> Iterator[Path]:
-    """Every file under `folder` that nothing ignores, in no particular order. What is `installed` may lie in an ignored
-    folder (node_modules, .venv), whose rules are not about it: then its own alone count."""
+def files(folder: Path) -> Iterator[Path]:
+    """Every file under `folder` that nothing ignores, in no particular order. A folder that is named although it lies in
+    an ignored one (node_modules, .venv, pyenv's versions) is meant: then its own rules alone count."""
     real = folder.resolve()
     rules: dict[Path, ignoring.Rules] = {}
     root = ignoring.repository(real) or real
@@ -27,8 +27,6 @@ def files(folder: Path, installed: bool = False) -> Iterator[Path]:
     for here in reversed(above[: above.index(root)]):
         rules[here.parent] = ignoring.read(ignoring.files(here.parent))
         if ignored(here, True):
-            if not installed:
-                return
             root = real
             break
     for place, folders, names in os.walk(real):
