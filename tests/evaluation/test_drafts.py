@@ -14,6 +14,7 @@ from safetensors import safe_open
 from evaluation import chat_generator, drafts
 from evaluation.cli import main
 from model import loading, store
+from model.quantise import INPUT_LEVELS
 from model.sampler import Network
 from model.schema import DiffcoderError
 from tests.model import reference_sampler, tiny
@@ -80,7 +81,8 @@ def test_the_default_model_drafts_as_training_measures_it() -> None:
     found = draft(trained, *HeldOut([sequence], []).read(trained, sequence), anchors, 1)
     theirs = (found == as_ids(np.array(ids))[as_ids(anchors)[:, None] + torch.arange(1, 6)]).tolist()
     assert len(ours) == len(theirs) == 26
-    assert np.mean(np.array(ours) == np.array(theirs)) > 0.95
+    # Inputs of 7 bits (a processor without VNNI) leave more of them: 0.92, 0.95, 0.98 and 0.99 in four files.
+    assert np.mean(np.array(ours) == np.array(theirs)) > (0.95 if INPUT_LEVELS == 127 else 0.9)
     by_place = np.mean(ours, 0)
     assert by_place[0] > 0.2
     assert by_place[1] > 0.1
