@@ -228,12 +228,6 @@ def _idle(text: str) -> float:
     return seconds
 
 
-def _add_max_tokens(parser: argparse.ArgumentParser, default: int) -> None:
-    parser.add_argument(
-        "--max-tokens", type=int, default=default, metavar="N", help="write at most N tokens (%(default)s)"
-    )
-
-
 def _add_model(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", default="default", metavar="NAME", help="a name of `diffcoder model list` (%(default)s)"

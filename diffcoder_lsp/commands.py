@@ -11,12 +11,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-from diffcoder_lsp.edits import replace_lines, unified_diff
+from diffcoder_lsp.edits import check_instruction, replace_lines, unified_diff
 from diffcoder_lsp.engine_client import EngineClient
 from diffcoder_lsp.files import read_file, write_file
 from diffcoder_lsp.gaps import gap_between, language_of, line_range, offset_of, pieces_at_markers, position_of
 from diffcoder_lsp.lines import line_end, with_line_ends
-from diffcoder_lsp.stdin_json import check_instruction, costs, fill_answer
+from diffcoder_lsp.stdin_json import costs, fill_answer
 from diffcoder_lsp.terminal import Excerpt, Screen, status
 from model.schema import DiffcoderError, EditRequest, Limits
 

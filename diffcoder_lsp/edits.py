@@ -17,9 +17,21 @@ from rapidfuzz.distance import Indel
 
 from diffcoder_lsp.gaps import line_range
 from diffcoder_lsp.lines import content, line_end, newline_near, split_lines
+from model.schema import DiffcoderError
 
+MAX_INSTRUCTION = 4000
+"""Characters that an edit's instruction may have."""
 _MOST_CELLS = 1_000_000_000
 """Old lines times new lines that are compared (the bit matrix then takes 125 MB); beyond, one hunk."""
+
+
+def check_instruction(text: str) -> None:
+    """Refuse an instruction that is too long, before the engine blames the lines for its length."""
+    if len(text) > MAX_INSTRUCTION:
+        raise DiffcoderError(
+            "bad_request",
+            f"The instruction has {len(text):,} characters: use at most {MAX_INSTRUCTION:,}.",
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Protocol
 
 import msgspec
 
-from diffcoder_lsp.edits import replace_lines, unified_diff
+from diffcoder_lsp.edits import check_instruction, replace_lines, unified_diff
 from diffcoder_lsp.gaps import gap_between, line_range
 from diffcoder_lsp.lines import with_line_ends
 from model.schema import (
@@ -81,18 +81,6 @@ def costs(response: FillResponse | EditResponse) -> dict[str, Any]:
         "confidence": round(response.confidence, 4),
         "stop_reason": response.stop_reason,
     }
-
-
-def check_instruction(text: str) -> None:
-    """Refuse an instruction that editors could not give either, before the engine blames the lines for its length."""
-    # Here, since filling needs none of the server's modules.
-    from diffcoder_lsp.features.edit import MAX_INSTRUCTION
-
-    if len(text) > MAX_INSTRUCTION:
-        raise DiffcoderError(
-            "bad_request",
-            f"The instruction has {len(text):,} characters: use at most {MAX_INSTRUCTION:,}.",
-        )
 
 
 def fill_lines(

@@ -257,7 +257,7 @@ class Tuning:
             raise DiffcoderError("run_exists", f"{self.folder} holds something else: name another --run.")
         for name in ("corpus", "edits"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
-        for name in ("before.jsonl", "after.jsonl", "log.jsonl"):
+        for name in ("before.jsonl", "after.jsonl", "trained.json", "log.jsonl"):
             (self.folder / name).unlink(missing_ok=True)
         self.folder.mkdir(exist_ok=True)
         shaping = _given(self.options, "model", "minutes", "gaps", "recipe")

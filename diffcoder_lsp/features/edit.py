@@ -11,7 +11,7 @@ import msgspec
 from diffcoder_lsp.applying import Change
 from diffcoder_lsp.context import Secrets
 from diffcoder_lsp.documents import Document
-from diffcoder_lsp.edits import replace_lines
+from diffcoder_lsp.edits import MAX_INSTRUCTION, check_instruction, replace_lines
 from diffcoder_lsp.lines import content, newline_near
 from diffcoder_lsp.protocol import CodeAction, CodeActionParams, EditArguments, Noted, Range, Token
 from diffcoder_lsp.scan import visible
@@ -19,7 +19,6 @@ from diffcoder_lsp.session import Session
 from model.schema import Diagnostic, DiffcoderError, EditRequest, Limits
 
 KIND = "refactor.rewrite"
-MAX_INSTRUCTION = 4000
 AROUND_CHARS = 24_000
 """Text on each side of the selection that is sent: more than any window holds."""
 _TITLE_CHARS = 60
@@ -98,11 +97,7 @@ async def changes(
     instruction = arguments.instruction.strip()
     if not instruction:
         raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
-    if len(instruction) > MAX_INSTRUCTION:
-        raise DiffcoderError(
-            "bad_request",
-            f"The instruction has {len(instruction):,} characters: use at most {MAX_INSTRUCTION:,}.",
-        )
+    check_instruction(instruction)
     first, last = selected_lines(document, arguments.range)
     lent = _ended(document, last)
     a, b = document.line_start(first), document.line_start(last + 1)

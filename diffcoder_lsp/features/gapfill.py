@@ -15,6 +15,7 @@ from diffcoder_lsp.features.edit import selected_lines, varied
 from diffcoder_lsp.features.implement import stubs
 from diffcoder_lsp.features.inline import fitted, is_single_line
 from diffcoder_lsp.gaps import MARKER
+from diffcoder_lsp.lines import content
 from diffcoder_lsp.protocol import FillGapsArguments, ImplementArguments, Token
 from diffcoder_lsp.session import Session, around
 from model.schema import DiffcoderError, Limits
@@ -57,11 +58,7 @@ def gaps(document: Document, arguments: FillGapsArguments) -> list[tuple[int, in
 
 def _text_of_lines(document: Document, start: int, end: int) -> tuple[int, int]:
     """The offsets of a range; one of whole lines ends where the next line begins, and keeps its last line end."""
-    text = document.text
-    for line_end in ("\r\n", "\n", "\r"):
-        if text.endswith(line_end, start, end):
-            return start, end - len(line_end)
-    return start, end
+    return start, start + len(content(document.text[start:end]))
 
 
 async def changes(

@@ -15,7 +15,7 @@ from typing import get_args
 import pytest
 
 from diffcoder_lsp import cli
-from diffcoder_lsp.features.edit import MAX_INSTRUCTION
+from diffcoder_lsp.edits import MAX_INSTRUCTION
 from model.schema import EditRequest, FillRequest, Rule, Verify
 
 COMMAND = [str(Path(sys.executable).with_name("diffcoder"))]
