@@ -249,14 +249,15 @@ def _socket() -> Check:
 
 def _engine(model: str, on_progress: Progress | None) -> Check:
     """The engine that runs, or one that is started for this and ended again."""
-    running = engine_process.find(model) is not None
     try:
-        health = engine_process.health_of(engine_process.ensure(model, on_progress=on_progress))
+        running = engine_process.find(model) is not None
+        try:
+            health = engine_process.health_of(engine_process.ensure(model, on_progress=on_progress))
+        finally:
+            if not running:
+                engine_process.stop(model)
     except DiffcoderError as error:
         return Check("engine", "problem", error.message, "Look at `diffcoder engine logs`.")
-    finally:
-        if not running:
-            engine_process.stop(model)
     if health is None:
         return Check(
             "engine", "problem", "it does not answer", "Run `diffcoder engine stop`, then try again."

@@ -26,7 +26,9 @@ _MOST_CELLS = 1_000_000_000
 
 
 def check_instruction(text: str) -> None:
-    """Refuse an instruction that is too long, before the engine blames the lines for its length."""
+    """Refuse an instruction that says nothing, or is so long that the engine would blame the lines for its length."""
+    if not text.strip():
+        raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
     if len(text) > MAX_INSTRUCTION:
         raise DiffcoderError(
             "bad_request",

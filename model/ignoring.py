@@ -1,14 +1,16 @@
 """Which paths ignore files leave out, by git's rules: for what may be learnt from and for what may enter a prompt.
 
 The rules of a folder stand in its `.gitignore`, `.ignore` and `.diffcoderignore` and, where a repository begins, in the
-`info/exclude` of its git folder, which counts least. Runs no git. Not read: what the user's own git settings ignore
-everywhere.
+`info/exclude` of its git folder and in what the user's git ignores everywhere (`core.excludesFile`), which counts least.
+Git is run for one thing, once: to ask where that file is. Not read: a `core.excludesFile` that a repository sets itself.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -58,7 +60,30 @@ class Rules:
 def files(folder: Path) -> list[Path]:
     """Where rules of a folder may stand, there or not, the weightiest last."""
     own = [folder / name for name in NAMES]
-    return [_git_folder(folder) / "info" / "exclude", *own] if (folder / ".git").exists() else own
+    if not (folder / ".git").exists():
+        return own
+    return [everywhere(), _git_folder(folder) / "info" / "exclude", *own]
+
+
+@functools.cache
+def everywhere() -> Path:
+    """The file of what this user's git ignores in every repository, there or not. Looked up once in a process: git's
+    settings include one another and name folders in ways of their own, so git is asked, away from any repository."""
+    ask = ["git", "config", "--type=path", "--get", "core.excludesFile"]
+    try:
+        done = subprocess.run(
+            ask,
+            cwd=os.path.abspath(os.sep),
+            env={name: value for name, value in os.environ.items() if name != "GIT_DIR"},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=5,
+            check=True,
+        )
+        return Path(os.fsdecode(done.stdout.removesuffix(b"\n")))
+    except (OSError, subprocess.SubprocessError):  # no git, or nothing set
+        settings = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+        return Path(settings, "git", "ignore")
 
 
 def read(paths: Iterable[Path]) -> Rules:

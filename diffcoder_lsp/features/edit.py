@@ -95,8 +95,6 @@ async def changes(
 ) -> list[Change]:
     """What the model makes of the lines of a selection; drafts go to the request's `token`."""
     instruction = arguments.instruction.strip()
-    if not instruction:
-        raise DiffcoderError("bad_request", "The instruction is empty: say what to change.")
     check_instruction(instruction)
     first, last = selected_lines(document, arguments.range)
     lent = _ended(document, last)

@@ -158,6 +158,15 @@ def test_bad_targets_are_one_sentence(tmp_path):
         assert "1 ≤ START ≤ END ≤ 1" in failure("edit", f"{path}:{lines}", "do it")
 
 
+def test_an_instruction_that_says_nothing_is_refused(tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text("x = 1\n")
+    assert failure("edit", f"{path}:1", " \n") == "The instruction is empty: say what to change."
+    line = {"id": 1, "before": "a", "start": 1, "end": 1, "instruction": ""}
+    (answer,) = answers("edit", "--stdin-json", stdin=json.dumps(line).encode())
+    assert answer == {"id": 1, "error": "The instruction is empty: say what to change."}
+
+
 def test_an_instruction_that_is_too_long_is_blamed_and_not_the_lines(tmp_path):
     path = tmp_path / "code.py"
     path.write_text("x = 1\n")

@@ -10,6 +10,7 @@ import pytest
 
 from diffcoder_lsp import cli, doctor
 from diffcoder_lsp.doctor import checks
+from model import store
 from model.schema import DiffcoderError
 
 COMMAND = str(Path(sys.executable).with_name("diffcoder"))
@@ -61,6 +62,16 @@ def test_a_model_that_does_not_exist_is_a_problem_like_any_other(tmp_path):
     status, text = report("--model", "nonsense", DIFFCODER_HOME=str(tmp_path))
     assert status == 1
     assert "There is no model 'nonsense'" in text
+
+
+@pytest.mark.model
+def test_an_engine_that_has_no_place_is_a_problem_like_any_other(tmp_path):
+    (tmp_path / "models").symlink_to(store.model_path("default").parents[1])
+    (tmp_path / "engine").write_text("")
+    status, text = report("--json", DIFFCODER_HOME=str(tmp_path))
+    found = {check["name"]: check for check in json.loads(text)}
+    assert status == 1
+    assert found["engine"]["state"] == "problem"
 
 
 def test_a_check_that_fails_as_none_should_leaves_those_before_it(monkeypatch, capsys):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from diffcoder_lsp.context import Ignored
-from model.ignoring import Rules
+from model.ignoring import Rules, everywhere
 from training import ignoring
 
 FILES = [
@@ -123,6 +123,7 @@ def put(path: Path, text: str | bytes = "") -> None:
 
 def left_in(folder: Path) -> set[str]:
     """The files of a folder that are not ignored, for whom it is the same: git, the corpus and the editor's side."""
+    everywhere.cache_clear()
     listed = git(folder, "ls-files", "-z", "--others", "--cached", "--exclude-standard")
     by_git = set(filter(None, listed.split("\0")))
     ignored = Ignored()
@@ -176,6 +177,30 @@ def test_worktrees_and_submodules_have_the_excludes_of_their_git_folder(reposito
         for name in ("a.py", "plain.py", "d/plain.py"):
             put(folder / name)
         assert left_in(folder) == {"a.py"}
+
+
+def test_what_the_users_git_ignores_everywhere_counts_least(repository, tmp_path, monkeypatch):
+    put(tmp_path / "git/ignore", "*.py\n/d/\n")  # where git looks when nothing is set
+    put(repository / ".git/info/exclude", "!a.py\n")
+    put(repository / "foo/.gitignore", "!x.py\n")
+    left = left_in(repository)
+    assert "a.py" in left
+    assert "plain.py" not in left
+    assert not any(name.startswith("d/") for name in left)
+    put(tmp_path / ".gitconfig", "[include]\n\tpath = more\n")
+    put(tmp_path / "more", '[core]\n\texcludesFile = "~/mine ü"\n')
+    assert "plain.py" in left_in(repository)  # set, and not there
+    put(tmp_path / "mine ü", "plain.py\n")
+    left = left_in(repository)
+    assert "plain.py" not in left
+    assert "d/a.py" in left
+    monkeypatch.setenv("GIT_DIR", "/nowhere")
+    everywhere.cache_clear()
+    assert everywhere() == tmp_path / "mine ü"
+    monkeypatch.setenv("PATH", str(tmp_path))
+    everywhere.cache_clear()
+    assert everywhere() == tmp_path / "git/ignore"  # no git: where it would look
+    everywhere.cache_clear()
 
 
 def test_a_git_file_that_names_no_folder_excludes_nothing(tmp_path):
