@@ -7,7 +7,10 @@ Knows nothing of losses, data or schedules.
 
 from __future__ import annotations
 
+import logging
+import sys
 from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Any, TypeVar, cast
 
 import torch
@@ -26,16 +29,33 @@ from training.recipe import Diffusion
 T = TypeVar("T")
 
 
+def import_bitsandbytes() -> ModuleType:
+    """bitsandbytes, kept from the network. Where the processor multiplies bf16 and a package named `kernels` is there,
+    its import downloads a kernel from a hub and runs it. Told that there is none, it computes with its own.
+
+    Raises DiffcoderError: "missing_library".
+    """
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
+        logging.ERROR
+    )  # it would ask for that package
+    sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # None: cannot be imported
+    try:
+        import bitsandbytes
+    except ImportError:
+        raise DiffcoderError(
+            "missing_library", "A 4-bit base needs bitsandbytes: install diffcoder with its train extra."
+        ) from None
+    finally:
+        if sys.modules["kernels"] is None:
+            del sys.modules["kernels"]
+    return bitsandbytes
+
+
 class Nf4Linear:
     """x @ weight.T + bias with 4-bit weights (bitsandbytes' nf4, its scales quantised too), and a gradient for x."""
 
     def __init__(self, weight_OI: Tensor, bias_O: Tensor | None = None):
-        try:
-            import bitsandbytes
-        except ImportError:
-            raise DiffcoderError(
-                "missing_library", "A 4-bit base needs bitsandbytes: install diffcoder with its train extra."
-            ) from None
+        bitsandbytes = import_bitsandbytes()
         self.width, self.bias, self._product = len(weight_OI), bias_O, bitsandbytes.matmul_4bit
         self.packed, self.state = bitsandbytes.functional.quantize_4bit(
             weight_OI.contiguous(), quant_type="nf4", compress_statistics=True

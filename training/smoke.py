@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import msgspec
@@ -118,12 +119,9 @@ def _run(folder: Path) -> int:
 def _write_recipe(name: str, folder: Path) -> Path:
     """A shipped recipe with its changes, as a file."""
     recipe: Kinds = msgspec.structs.replace(load(name), **CHANGES[name])
-    if getattr(recipe, "form", None) == "nf4":
-        try:
-            import bitsandbytes  # noqa: F401
-        except ImportError:
-            print(f"{name}: form int8 in place of nf4, for want of bitsandbytes", flush=True)
-            recipe = msgspec.structs.replace(recipe, form="int8")
+    if getattr(recipe, "form", None) == "nf4" and find_spec("bitsandbytes") is None:
+        print(f"{name}: form int8 in place of nf4, for want of bitsandbytes", flush=True)
+        recipe = msgspec.structs.replace(recipe, form="int8")
     fields = {name: value for name, value in msgspec.to_builtins(recipe).items() if value not in (None, {})}
     path = folder / f"{name}.toml"
     path.write_text("".join(f"{name} = {json.dumps(value)}\n" for name, value in fields.items()))

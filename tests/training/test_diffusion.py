@@ -1,7 +1,11 @@
 """Block diffusion of all weights: gradients against a per-block reference, what it learns, what it exports."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from importlib.util import find_spec
 
 import msgspec
 import numpy as np
@@ -256,10 +260,32 @@ def test_bf16_changes_products_and_neither_weights_nor_gradients(tiny_base, corp
         assert likeness > 0.98, name
 
 
+def test_a_4_bit_base_fetches_no_kernel_to_compute_with(tmp_path):
+    if find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
+    (tmp_path / "kernels.py").write_text("print('asked for')\n")
+    script = (
+        "from training.network import import_bitsandbytes as found; found(); from bitsandbytes.functional import"
+        " has_avx512bf16; print(bool(has_avx512bf16())); import kernels"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    fast_bf16, *rest = done.stdout.split("\n")
+    assert done.stderr == ""
+    assert rest == ["asked for", ""]  # by the last statement
+    if fast_bf16 != "True":
+        pytest.skip("bitsandbytes asks for none on this processor")
+
+
 @pytest.mark.parametrize("form", ["fp32", "int8", "nf4"])
 def test_a_frozen_base_in_any_form_teaches_its_low_rank_pairs_alone(tiny_base, corpus, tmp_path, form):
-    if form == "nf4":
-        pytest.importorskip("bitsandbytes")
+    if form == "nf4" and find_spec("bitsandbytes") is None:
+        pytest.skip("bitsandbytes is not installed")
     task = DiffusionTask(msgspec.structs.replace(LORA, form=form), tiny_base, corpus)
     assert all("lora_" in name for name in task.parameters)
     exact, _ = gradients(DiffusionTask(LORA, tiny_base, corpus))
