@@ -39,6 +39,10 @@ _SECRET_VALUE = re.compile(
 )
 _PRIVATE_KEY = re.compile(secrets.PRIVATE_KEY)
 _KEY_TEXT = re.compile(r"[A-Za-z0-9+/=]{10,}")  # no word of a key's first and last line is as long
+_KEY_TEXT_BEFORE = re.compile(
+    _KEY_TEXT.pattern + r"|[A-Za-z0-9+/=]+\Z"
+)  # however little stands beside a cursor
+_KEY_TEXT_AFTER = re.compile(_KEY_TEXT.pattern + r"|\A[A-Za-z0-9+/=]+")
 _NEAR = 2000  # characters of a line on each side of a cursor: some are longer than a key's time allows to search twice
 _QUOTE_OR_BLANK = re.compile(r"['\"\s]")
 _DECLARES = re.compile(
@@ -67,9 +71,21 @@ class Secrets:
     def hide_around(self, prefix: str, suffix: str) -> tuple[str, str]:
         """`hide` for the text on each side of a cursor. Of a value that the cursor stands in, either side's part gets a
         name of its own, so that an answer between them can be revealed."""
+        prefix, suffix = self._hide_key_at(prefix, suffix)
         before, after = _parts_at(prefix, suffix)
         prefix = self.hide(prefix[: len(prefix) - len(before)]) + (before and self._name(before))
         return prefix, (after and self._name(after)) + self.hide(suffix[len(after) :])
+
+    def _hide_key_at(self, prefix: str, suffix: str) -> tuple[str, str]:
+        """A private key that the cursor stands in has only one of its ends on either side, and is hidden as a whole."""
+        at, text = len(prefix), prefix + suffix
+        for key in _PRIVATE_KEY.finditer(text) if "PRIVATE KEY" in text else ():
+            start, end = key.span()
+            if start < at < end:
+                before = _KEY_TEXT_BEFORE.sub(lambda part: self._name(part[0]), prefix[start:])
+                after = _KEY_TEXT_AFTER.sub(lambda part: self._name(part[0]), suffix[: end - at])
+                return prefix[:start] + before, after + suffix[end - at :]
+        return prefix, suffix
 
     def reveal(self, text: str) -> str:
         for value, name in reversed(self._placeholders.items()):  # the first one's name begins the tenth's

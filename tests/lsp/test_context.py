@@ -67,6 +67,21 @@ def test_a_value_with_the_cursor_in_it_is_hidden_on_both_sides(line, end):
     assert secrets.reveal(prefix + "|" + suffix) == above + start + value + rest + below
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\\n"])
+def test_a_private_key_with_the_cursor_anywhere_in_it_is_hidden_on_both_sides(end):
+    body = [f"{n}aB{n}c+D{n}e" * 7 for n in range(1, 5)] + ["q83vEjRWeJq8"]
+    lines = ["-----BEGIN RSA PRIVATE KEY-----", *body, "-----END RSA PRIVATE KEY-----"]
+    text = f'import a\n\nKEY = """{end.join(lines)}"""\n\nx = 1\n'
+    for at in range(text.index("-----B") + 1, text.rindex("-----") + 4):
+        secrets = Secrets()
+        prefix, suffix = secrets.hide_around(text[:at], text[at:])
+        assert secrets.reveal(prefix) == text[:at]
+        assert secrets.reveal(suffix) == text[at:]
+        assert prefix.startswith('import a\n\nKEY = """-')
+        assert suffix.endswith('"""\n\nx = 1\n')
+        assert not any(line[n : n + 4] in prefix + suffix for line in body for n in range(len(line) - 3))
+
+
 @pytest.mark.parametrize(
     "line", ["f(token=token_1|, key)", "password = |read('a1b2c3d4')", "x = 'token'|", "|"]
 )
