@@ -25,15 +25,19 @@ from model.schema import Limits as Budget
 if TYPE_CHECKING:
     from model.generator import Generator
 
-SUFFIXES = {
-    ".py": "python",
-    ".js": "javascript",
-    ".ts": "typescript",
-    ".java": "java",
-    ".rs": "rust",
-    ".c": "c",
+_SUFFIXES = {
+    "python": ".py .pyi",
+    "javascript": ".js .mjs .cjs .jsx",
+    "typescript": ".ts .mts .cts .tsx",
+    "java": ".java",
+    "rust": ".rs",
+    "c": ".c",
+    "cpp": ".cpp .cc .cxx .hpp .hh .hxx .h",
+    "go": ".go",
+    "bash": ".sh",
+    "lua": ".lua",
 }
-SUFFIXES |= {".cpp": "cpp", ".go": "go", ".sh": "bash", ".lua": "lua"}
+SUFFIXES = {suffix: language for language, suffixes in _SUFFIXES.items() for suffix in suffixes.split()}
 KINDS = ("line", "line end", "lines", "span", "block")
 MOST_BYTES = 200_000
 

@@ -522,6 +522,7 @@ def test_repository_infill(tmp_path: Path, sandbox: Sandbox) -> None:
     (tmp_path / "src").mkdir()
     (tmp_path / "src/a.py").write_text(body)
     (tmp_path / "b.js").write_text("const x = 1;\n" * 5)  # too short
+    (tmp_path / "d.txt").write_text(body)
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden/c.py").write_text(body)
     task = one("repository-infill")
@@ -531,6 +532,9 @@ def test_repository_infill(tmp_path: Path, sandbox: Sandbox) -> None:
     for item in items:
         assert item.row["prefix"] + item.row["gap"] + item.row["suffix"] == body
         assert verdicts(task, item, sandbox, item.row["gap"], "") == [True, False]
+    (tmp_path / "src/e.hpp").write_text("int value = 1;\n" * 30)
+    (tmp_path / "src/f.tsx").write_text("const value = 1;\n" * 30)
+    assert {item.row["language"] for item in task.items(tmp_path)} == {"python", "cpp", "typescript"}
 
 
 def test_bad_data_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
