@@ -38,11 +38,8 @@ _SECRET_VALUE = re.compile(
     re.MULTILINE,
 )
 _PRIVATE_KEY = re.compile(secrets.PRIVATE_KEY)
-_KEY_TEXT = re.compile(r"[A-Za-z0-9+/=]{10,}")  # no word of a key's first and last line is as long
-_KEY_TEXT_BEFORE = re.compile(
-    _KEY_TEXT.pattern + r"|[A-Za-z0-9+/=]+\Z"
-)  # however little stands beside a cursor
-_KEY_TEXT_AFTER = re.compile(_KEY_TEXT.pattern + r"|\A[A-Za-z0-9+/=]+")
+# No word of a key's first and last line is as long. However little stands beside a cursor is at an end of the text.
+_KEY_TEXT = re.compile(r"[A-Za-z0-9+/=]{10,}|\A[A-Za-z0-9+/=]+|[A-Za-z0-9+/=]+\Z")
 _NEAR = 2000  # characters of a line on each side of a cursor: some are longer than a key's time allows to search twice
 _QUOTE_OR_BLANK = re.compile(r"['\"\s]")
 _DECLARES = re.compile(
@@ -60,7 +57,7 @@ class Secrets:
     def hide(self, text: str) -> str:
         """`text` with each such value replaced by a name; the same value always gets the same one. Lines stay lines."""
         if "PRIVATE KEY" in text:  # the whole text's, for a key may have blank lines in it
-            text = _PRIVATE_KEY.sub(lambda key: _KEY_TEXT.sub(lambda part: self._name(part[0]), key[0]), text)
+            text = _PRIVATE_KEY.sub(lambda key: self._hide_key(key[0]), text)
         # By paragraphs: all but one stay the same from key to key, and searching all takes longer than a key may.
         blank = "\r\n\r\n" if "\r" in text and "\r\n\r\n" in text else "\n\n"
         return blank.join(
@@ -82,10 +79,12 @@ class Secrets:
         for key in _PRIVATE_KEY.finditer(text) if "PRIVATE KEY" in text else ():
             start, end = key.span()
             if start < at < end:
-                before = _KEY_TEXT_BEFORE.sub(lambda part: self._name(part[0]), prefix[start:])
-                after = _KEY_TEXT_AFTER.sub(lambda part: self._name(part[0]), suffix[: end - at])
-                return prefix[:start] + before, after + suffix[end - at :]
+                before, after = self._hide_key(text[start:at]), self._hide_key(text[at:end])
+                return text[:start] + before, after + text[end:]
         return prefix, suffix
+
+    def _hide_key(self, text: str) -> str:
+        return _KEY_TEXT.sub(lambda part: self._name(part[0]), text)
 
     def reveal(self, text: str) -> str:
         for value, name in reversed(self._placeholders.items()):  # the first one's name begins the tenth's

@@ -35,9 +35,8 @@ def import_bitsandbytes() -> ModuleType:
 
     Raises DiffcoderError: "missing_library".
     """
-    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(
-        logging.ERROR
-    )  # it would ask for that package
+    # Without that package it would ask for it.
+    logging.getLogger("bitsandbytes.backends.cpu.ops").setLevel(logging.ERROR)
     sys.modules.setdefault("kernels", None)  # type: ignore[arg-type]  # None: cannot be imported
     try:
         import bitsandbytes
